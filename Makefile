@@ -1,0 +1,89 @@
+# trimask: every target builds what it needs. `make` alone lists them.
+#   VENV=path     another virtual environment (default .venv)
+#   PYTHON=path   use this Python as it is, install nothing
+#   EXP=name      an experiment (make list)        DATA=folder  where the data sets lie (default ./data)
+#   ARGS="..."    further options, e.g. ARGS="--trainer.max_epochs=3 --model.network.backbone=resnet18"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BASE_PYTHON ?= python3
+EXP ?=
+ARGS ?=
+export NO_ALBUMENTATIONS_UPDATE := 1
+ifdef DATA
+export TRIMASK_DATA := $(abspath $(DATA))
+endif
+
+ifdef PYTHON
+RUN := $(PYTHON)
+READY :=
+else
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.stamp
+endif
+TRIMASK := $(RUN) -m trimask
+need-exp = $(if $(EXP),,$(error EXP= is missing, e.g. make $@ EXP=quickstart; `make list` shows all experiments))
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The environment is built once, and again when the requirements change.
+$(VENV)/.stamp: requirements.txt setup.cfg pyproject.toml
+	@echo "== building $(VENV): pinned packages, about 5 GB, a few minutes"
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "trimask needs Python 3.11 or newer; name one with BASE_PYTHON=..."; exit 2; }
+	@test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "== $(VENV) is ready"
+
+.PHONY: install
+install: $(READY) ## build the environment only
+
+.PHONY: list
+list: $(READY) ## all experiments, with their baselines
+	@$(TRIMASK) list
+
+.PHONY: train
+train: $(READY) ## train an experiment: EXP=name [RESUME=1] [DATA=folder] [ARGS="..."]
+	$(need-exp)@$(TRIMASK) fit --exp $(EXP) $(if $(RESUME),--ckpt_path last) $(ARGS)
+
+.PHONY: validate
+validate: $(READY) ## measure the best checkpoint of the newest run: EXP=name
+	$(need-exp)@$(TRIMASK) validate --exp $(EXP) $(ARGS)
+
+.PHONY: predict
+predict: $(READY) ## masks and overlays: EXP=name PICTURES="files or folders" OUT=folder
+	$(need-exp)@$(TRIMASK) predict --run $(EXP) $(PICTURES) --out $(or $(OUT),predictions) $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics [CASE=name]
+	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case $(CASE)) $(ARGS)
+
+.PHONY: test
+test: $(READY) ## the fast tests, under five minutes
+	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## the other tests: training, resuming, command lines, parity at size
+	@$(RUN) -m pytest -q -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff and mypy
+	@$(RUN) -m ruff check src tests
+	@$(RUN) -m ruff format --check src tests
+	@$(RUN) -m mypy
+
+.PHONY: format
+format: $(READY) ## let ruff put the code in order
+	@$(RUN) -m ruff check --fix src tests
+	@$(RUN) -m ruff format src tests
+
+.PHONY: clean
+clean: ## remove caches; runs, data and the environment stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	@find src tests -name __pycache__ -prune -exec rm -rf {} +
