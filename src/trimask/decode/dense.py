@@ -1,0 +1,35 @@
+"""Dense logits -> class maps and probabilities at the picture's size. Pure functions.
+
+Source: own. One logit (C = 1) is the sigmoid way of saying two classes: the logit of class 1 against class 0.
+All arithmetic after the network is fp32, whatever the precision of the logits.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimask.decode.strips import RowUpsampling, row_strips, strip_bytes
+from trimask.types import Size
+
+
+def dense_semantic(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """(B, C, h, w) logits -> (B, H, W) int64 winning class; the full-size logits never exist."""
+    num_pictures, num_channels = logits.shape[:2]
+    labels = torch.empty(num_pictures, *size, dtype=torch.int64, device=logits.device)
+    upsampling = RowUpsampling(logits, size, align_corners)
+    bytes_per_row = 4 * num_pictures * num_channels * size[1]
+    for rows in row_strips(size[0], bytes_per_row, strip_bytes(logits.device)):
+        strip = upsampling(logits[:, :, upsampling.source(rows)].float().contiguous(), rows)
+        # `max` runs along a strided class axis several times as fast as `argmax` on a CPU.
+        labels[:, slice(*rows)] = strip[:, 0] > 0 if num_channels == 1 else strip.max(dim=1).indices
+    return labels
+
+
+def dense_probabilities(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """(B, C, h, w) logits -> (B, C, H, W) float32 class probabilities; one logit gives the two classes 0 and 1."""
+    full = F.interpolate(logits.float(), size, mode="bilinear", align_corners=align_corners)  # (B, C, H, W)
+    if full.shape[1] == 1:
+        return torch.cat([torch.sigmoid(-full), torch.sigmoid(full)], dim=1)
+    return full.softmax(dim=1)

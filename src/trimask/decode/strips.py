@@ -1,0 +1,103 @@
+"""Bilinear upsampling done rows at a time, so that the full-size (B, C, H, W) logits never exist.
+
+Source: own. The weights are those of `torch.nn.functional.interpolate(mode="bilinear")` without antialiasing
+(aten/src/ATen/native/UpSample.h, `area_pixel_compute_source_index`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimask.types import Size
+
+Rows = tuple[int, int]  # (start, stop) of the picture's rows
+
+CPU_STRIP_BYTES = 8 * 2**20  # measured: 4 is faster at 150 classes, 16 at 2; below 4 the overhead shows
+CUDA_STRIP_BYTES = 256 * 2**20  # large enough that kernels, not their launches, take the time
+
+
+def strip_bytes(device: torch.device) -> int:
+    """The default size of one strip of logits on a device, in bytes."""
+    return CPU_STRIP_BYTES if device.type == "cpu" else CUDA_STRIP_BYTES
+
+
+def row_strips(num_rows: int, bytes_per_row: int, budget: int) -> Iterator[Rows]:
+    """Cut 0..num_rows into (start, stop) strips, nearly equal, of at most `budget` bytes but at least one row."""
+    rows_at_once = max(1, min(num_rows, budget // max(1, bytes_per_row)))
+    num_strips = -(-num_rows // rows_at_once)
+    for index in range(num_strips):
+        yield num_rows * index // num_strips, num_rows * (index + 1) // num_strips
+
+
+def upsample_rows(logits: Tensor, size: Size, rows: Rows, align_corners: bool) -> Tensor:
+    """The rows (start, stop) of the logits brought to `size`: (B, C, h, w) -> (B, C, stop - start, W), differentiable.
+
+    Equal, up to rounding, to these rows of `F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)`.
+    """
+    upsampling = RowUpsampling(logits, size, align_corners)
+    return upsampling(logits[:, :, upsampling.source(rows)], rows)
+
+
+class RowUpsampling:
+    """The plan for one shape: which source rows a strip needs, and how they are mixed.
+
+    Args:
+        logits: (B, C, h, w); only the shape, device and dtype are used.
+        size: (H, W) to bring them to; larger or smaller.
+        align_corners: as in `F.interpolate`.
+    """
+
+    def __init__(self, logits: Tensor, size: Size, align_corners: bool) -> None:
+        self.source_size: Size = (logits.shape[-2], logits.shape[-1])
+        self.size = size
+        self.align_corners = align_corners
+        position = _source_positions(self.source_size[0], size[0], align_corners)
+        above = position.floor()
+        self._above: list[int] = above.long().tolist()
+        self._fraction = (position - above).to(logits.device, torch.promote_types(logits.dtype, torch.float32))
+
+    def source(self, rows: Rows) -> slice:
+        """The rows of the small logits that the picture's `rows` are made of."""
+        if self.source_size == self.size:
+            return slice(*rows)
+        return slice(self._above[rows[0]], min(self._above[rows[1] - 1] + 2, self.source_size[0]))
+
+    def __call__(self, source: Tensor, rows: Rows) -> Tensor:
+        """`logits[:, :, upsampling.source(rows)]` (B, C, s, w) -> (B, C, stop - start, W)."""
+        if self.source_size == self.size:
+            return source
+        start, stop = rows
+        if stop - start == self.size[0]:
+            return F.interpolate(source, self.size, mode="bilinear", align_corners=self.align_corners)
+        mixed = self._mix_rows(source, start, stop)
+        # With as many rows out as in, bilinear interpolation leaves the rows exactly as they are.
+        return F.interpolate(mixed, (stop - start, self.size[1]), mode="bilinear", align_corners=self.align_corners)
+
+    def _mix_rows(self, source: Tensor, start: int, stop: int) -> Tensor:
+        """(B, C, s, w) -> (B, C, stop - start, w). Rows between the same two source rows are made together:
+        gathering single rows and scattering their gradient (`index_select`) takes a CPU several times as long.
+        """
+        fraction = self._fraction.to(source.dtype)[:, None]
+        source_rows = [row[:, :, None] for row in source.unbind(2)]  # (B, C, 1, w) each
+        first = self._above[start]
+        mixed = []
+        while start < stop:
+            above = self._above[start] - first
+            below = min(above + 1, len(source_rows) - 1)
+            end = min(bisect_right(self._above, self._above[start]), stop)
+            mixed.append(torch.lerp(source_rows[above], source_rows[below], fraction[start:end]))
+            start = end
+        return torch.cat(mixed, dim=2)
+
+
+def _source_positions(num_source: int, num_rows: int, align_corners: bool) -> Tensor:
+    """(num_rows,) float64: where each row of the picture lies between the source rows."""
+    row = torch.arange(num_rows, dtype=torch.float64)
+    if align_corners:
+        return row * ((num_source - 1) / max(1, num_rows - 1))
+    return ((row + 0.5) * (num_source / num_rows) - 0.5).clamp(0, num_source - 1)

@@ -1,0 +1,48 @@
+"""What networks answer with. An output knows how to answer the questions that it can answer:
+`.semantic`, `.instances`, `.panoptic`. Tasks ask; they never look at the kind of output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trimask.decode.dense import dense_probabilities, dense_semantic
+from trimask.types import SemanticMap, Size
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """One score a class and feature cell: FCN, U-Net, DeepLab, SegFormer, ...
+
+    Attributes:
+        logits: (B, C, h, w), usually smaller than the picture; C = 1 is the sigmoid way of saying two classes (the
+            logit of class 1 against class 0).
+        aux: logits of auxiliary heads, each (B, C, h', w'); empty in evaluation mode.
+        align_corners: how the logits are brought to the picture's size, here and in the losses.
+    """
+
+    logits: Tensor
+    aux: tuple[Tensor, ...] = ()
+    align_corners: bool = False
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def picture(self, index: int) -> DenseOutput:
+        """The output for one picture of the batch, still with a batch axis."""
+        return replace(self, logits=self.logits[index : index + 1], aux=tuple(a[index : index + 1] for a in self.aux))
+
+    def semantic(self, size: Size, *, scores: bool = False) -> list[SemanticMap]:
+        """One class map a picture at `size`. The full-size probabilities exist only if `scores` asks for them."""
+        if not scores:
+            return [SemanticMap(labels) for labels in dense_semantic(self.logits, size, self.align_corners)]
+        probabilities = dense_probabilities(self.logits, size, self.align_corners)  # (B, C, H, W)
+        confidence, labels = probabilities.max(dim=1)
+        return [SemanticMap(*row) for row in zip(labels, probabilities, confidence, strict=True)]
+
+
+# torch.export looks inside an output only after it has been told what it is made of.
+torch.export.register_dataclass(DenseOutput)

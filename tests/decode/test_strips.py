@@ -1,0 +1,47 @@
+"""Rows of a bilinear upsampling, a strip at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trimask.decode.strips import row_strips, upsample_rows
+
+SIZES = [
+    ((5, 7), (19, 23)),
+    ((4, 6), (16, 24)),
+    ((1, 1), (9, 5)),
+    ((9, 8), (4, 5)),
+    ((6, 7), (6, 7)),
+    ((6, 7), (6, 14)),
+]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("small", "size"), SIZES)
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+def test_strips_are_the_rows_of_interpolate(small, size, align_corners, rows_at_once):
+    logits = torch.randn(2, 3, *small, dtype=torch.float64, requires_grad=True)
+    plain = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+    strips = [upsample_rows(logits, size, rows, align_corners) for rows in row_strips(size[0], 1, rows_at_once)]
+    torch.testing.assert_close(torch.cat(strips, dim=2), plain, rtol=0, atol=1e-12)
+
+    upstream = torch.randn_like(plain)
+    (expected,) = torch.autograd.grad(plain, logits, upstream)
+    (gradient,) = torch.autograd.grad(torch.cat(strips, dim=2), logits, upstream)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
+
+
+def test_single_precision_is_exact_to_rounding():
+    logits = torch.randn(1, 2, 33, 20)
+    plain = F.interpolate(logits, (131, 77), mode="bilinear")
+    strips = [upsample_rows(logits, (131, 77), rows, False) for rows in row_strips(131, 1, 10)]
+    torch.testing.assert_close(torch.cat(strips, dim=2), plain, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("num_rows", "bytes_per_row", "budget"), [(10, 3, 9), (10, 100, 1), (1, 1, 1), (7, 1, 100)])
+def test_row_strips_cover_every_row_once_within_the_budget(num_rows, bytes_per_row, budget):
+    strips = list(row_strips(num_rows, bytes_per_row, budget))
+    assert [row for start, stop in strips for row in range(start, stop)] == list(range(num_rows))
+    heights = [stop - start for start, stop in strips]
+    assert max(heights) == 1 or max(heights) * bytes_per_row <= budget
+    assert max(heights) - min(heights) <= 1
