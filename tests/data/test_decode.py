@@ -1,0 +1,252 @@
+"""One policy for picture files. Every way a file can be stored, and every way it can be broken."""
+
+import io
+from contextlib import suppress
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from trimask.data.decode import LabelMap, read_image, read_mask
+from trimask.types import ClassSpec, DataError
+
+random = np.random.default_rng(0)
+COLORS = cv2.resize(random.integers(0, 256, (5, 7, 3), dtype=np.uint8), (42, 30))
+VALUES = random.integers(0, 4, (30, 42), dtype=np.uint8)
+ROAD = ClassSpec(["background", "direct", "alternative"])
+
+
+def palette_picture() -> Image.Image:
+    picture = Image.fromarray(VALUES, mode="P")
+    picture.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    return picture
+
+
+def test_color_jpeg_equals_pillow(tmp_path):
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg", quality=90)
+    image = read_image(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / "a.jpg")))
+    assert image.flags.c_contiguous
+
+
+def test_jpeg_with_bytes_after_its_end_is_read(tmp_path):
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg", quality=90)
+    expected = read_image(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + b"camera maker's notes")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.jpg"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_grey_becomes_three_equal_channels(tmp_path, suffix):
+    Image.fromarray(VALUES * 60).save(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}")
+    assert image.shape == (30, 42, 3)
+    assert (image[..., 0] == image[..., 2]).all()
+    assert image.max() > 100
+
+
+def test_alpha_is_dropped_from_a_picture_and_kept_in_a_mask(tmp_path):
+    rgba = np.dstack([COLORS, VALUES * 80])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLORS)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), rgba)
+
+
+def test_palette_gives_colors_to_a_picture_and_indices_to_a_mask(tmp_path):
+    palette_picture().save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), VALUES)
+    assert read_image(tmp_path / "a.png")[VALUES == 1].tolist()[0] == [200, 0, 0]
+
+
+def test_sixteen_bits(tmp_path):
+    grey = random.integers(0, 65536, (8, 9), dtype=np.uint16)
+    grey[0, :3] = [0, 257 * 77, 65535]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "grey.png"), grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 1], np.rint(grey / 257))
+    color = random.integers(0, 65536, (8, 9, 3), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "color.png"), color[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "color.png"), np.rint(color / 257))
+    with pytest.raises(DataError, match="uint16"):
+        read_mask(tmp_path / "color.png")
+
+
+def test_big_endian_sixteen_bit_tiff(tmp_path):
+    grey = random.integers(0, 65536, (8, 9), dtype=np.uint16)
+    Image.frombytes("I;16B", (9, 8), grey.astype(">u2").tobytes()).save(tmp_path / "a.tif")
+    mask = read_mask(tmp_path / "a.tif")
+    assert mask.dtype == np.uint16
+    np.testing.assert_array_equal(mask, grey)
+
+
+def test_bilevel_mask_is_zero_and_one(tmp_path):
+    Image.fromarray(VALUES > 1).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), VALUES > 1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 0], (VALUES > 1) * 255)
+
+
+@pytest.mark.parametrize(
+    ("picture", "readers"),
+    [
+        (Image.new("F", (4, 4)), (read_image, read_mask)),
+        (Image.new("LA", (4, 4)), (read_mask,)),
+        (Image.new("CMYK", (4, 4)), (read_mask,)),
+        (Image.new("I", (4, 4)), (read_image,)),
+    ],
+    ids=["F", "LA", "CMYK", "I"],
+)
+def test_kinds_that_are_refused(tmp_path, picture, readers):
+    picture.save(tmp_path / "a.tif")
+    for reader in readers:
+        with pytest.raises(DataError, match=r"a\.tif"):
+            reader(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_picture_and_mask_alike(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(COLORS).save(path, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    assert (expected.shape == (42, 30, 3)) == (orientation >= 5)
+    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_mask(path), expected)
+
+
+def encoded(suffix: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(COLORS).save(file, format=suffix)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize("reader", [read_image, read_mask])
+def test_truncated_files_are_named(tmp_path, kind, share, reader):
+    data = encoded(kind)
+    path = tmp_path / "cut.bin"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"cut\.bin.*read whole"):
+        reader(path)
+
+
+def test_missing_empty_folder_and_text_files_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png: cannot be read: No such file"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_image(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match=r"empty\.png: the file is empty"):
+        read_mask(tmp_path / "empty.png")
+    (tmp_path / "page.jpg").write_text("<html>404 Not Found</html>")
+    with pytest.raises(DataError, match=r"page\.jpg: not a picture"):
+        read_image(tmp_path / "page.jpg")
+
+
+def test_decompression_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg: too large"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damaged TIFF tags before it gives up
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(["jpeg", "png", "tiff", "bmp"]), st.data())
+def test_damaged_bytes_give_a_picture_or_a_data_error(tmp_path_factory, kind, data):
+    damaged = bytearray(encoded(kind))
+    for _ in range(data.draw(st.integers(1, 5))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    path.write_bytes(damaged)
+    for reader in (read_image, read_mask):
+        with suppress(DataError):
+            assert reader(path).dtype.kind in "ui"
+
+
+# What the values of a mask mean
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_values_become_labels(dtype):
+    classes = ClassSpec(["a", "b"], ignore_index=255)
+    label_map = LabelMap(classes, values={7: "a", 0: "b", 200: "a", 5: "ignore"})
+    labels = label_map(np.array([[0, 7], [200, 5]], dtype), "m.png")
+    assert labels.tolist() == [[1, 0], [0, 255]]
+
+
+def test_ignore_index_outside_a_byte():
+    label_map = LabelMap(ClassSpec(["a"], ignore_index=-1), values={0: "a", 255: "ignore"})
+    assert label_map(np.array([[0, 255]], np.uint8), "m.png").tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize("num_channels", [3, 4])
+def test_colors_become_labels(num_channels):
+    label_map = LabelMap(ROAD, colors={"000000": "background", "#FF0000": "direct", "0000ff": "alternative"})
+    raw = np.zeros((1, 3, num_channels), np.uint8)
+    raw[0, 1, 0] = raw[0, 2, 2] = 255
+    assert label_map(raw, "m.png").tolist() == [[0, 1, 2]]
+
+
+def test_undeclared_value_is_named_with_its_count_and_the_map():
+    label_map = LabelMap(ROAD, values={0: "background", 1: "direct", 2: "alternative"})
+    raw = np.zeros((10, 10), np.uint8)
+    raw[0, :7] = 9
+    raw[1, :3] = 44
+    for dtype in (np.uint8, np.uint16, np.int32):
+        with pytest.raises(DataError, match=r"m\.png.* 9 \(7 pixels\), 44 \(3 pixels\).*\{0: background, 1: direct"):
+            label_map(raw.astype(dtype), "m.png")
+
+
+def test_undeclared_color_is_shown_as_it_would_be_written():
+    label_map = LabelMap(ROAD, colors={"000000": "background"})
+    raw = np.zeros((2, 2, 3), np.uint8)
+    raw[0, 0] = [217, 83, 79]
+    with pytest.raises(DataError, match=r"color d9534f \(1 pixels\).*\{000000: background\}"):
+        label_map(raw, "m.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "hint"),
+    [
+        ([1, 2, 3], "m.png", "counted from 1"),
+        ([0, 255], "m.png", "list 255: ignore"),
+        (range(40), "m.jpg", "JPEG"),
+        (range(40), "m.png", "nearest"),
+        ([-1], "m.png", "List it"),
+    ],
+)
+def test_hints(values, path, hint):
+    label_map = LabelMap(ROAD, values={0: "background", 1: "direct", 2: "alternative"})
+    with pytest.raises(DataError, match=hint):
+        label_map(np.array([list(values)], np.int32), path)
+
+
+def test_colors_where_values_are_expected_and_the_reverse():
+    with pytest.raises(DataError, match="holds colors"):
+        LabelMap(ROAD, values={0: "direct"})(COLORS, "m.png")
+    with pytest.raises(DataError, match="holds single values"):
+        LabelMap(ROAD, colors={"000000": "direct"})(VALUES, "m.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either"),
+        ({"values": {0: "direct"}, "colors": {"000000": "direct"}}, "either"),
+        ({"values": {}}, "empty"),
+        ({"values": {0: "rode"}}, "rode"),
+        ({"values": {"0": "direct"}}, "integers"),
+        ({"colors": {0: "direct"}}, "quotes"),
+        ({"colors": {"ff00": "direct"}}, "six"),
+        ({"colors": {"ff00zz": "direct"}}, "six"),
+    ],
+)
+def test_maps_that_are_refused(arguments, message):
+    with pytest.raises(DataError, match=message):
+        LabelMap(ROAD, **arguments)
