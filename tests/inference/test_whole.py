@@ -1,0 +1,114 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from trimask.inference.whole import Whole, resize
+from trimask.outputs import DenseOutput
+from trimask.types import Batch
+
+
+def batch(*sizes, channels=3, seed=0):
+    """Noise in the pictures, 77 in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    images = torch.full((len(sizes), channels, height, width), 77, dtype=torch.uint8)
+    for image, (h, w) in zip(images, sizes, strict=True):
+        image[:, :h, :w] = torch.randint(0, 256, (channels, h, w), generator=generator, dtype=torch.uint8)
+    none = tuple(torch.zeros(0) for _ in sizes)
+    segments = torch.zeros(len(sizes), 1, height, width, dtype=torch.uint8)
+    names = tuple(f"{i}" for i in range(len(sizes)))
+    return Batch(images, segments, none, none, tuple(sizes), names, tuple({} for _ in sizes))
+
+
+class Threshold:
+    """Class 1 where the first channel is bright. Remembers what it was given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images):
+        self.seen.append(images)
+        return DenseOutput((images[:, :1].float() - 127.5) * 10)
+
+
+def semantic(output, size):
+    return output.semantic(size)
+
+
+def test_native_pictures_go_through_without_their_padding():
+    pictures, network = batch((8, 6), (5, 9), (8, 6)), Threshold()
+    answers = Whole()(network, pictures, semantic)
+    assert [tuple(images.shape) for images in network.seen] == [(2, 3, 8, 6), (1, 3, 5, 9)]
+    for index, answer in enumerate(answers):
+        assert torch.equal(answer.labels, (pictures.image(index)[0] > 127).long())
+
+
+def test_answers_come_back_in_order_and_at_the_own_size():
+    sizes = [(8, 6), (5, 9), (7, 7), (8, 6), (5, 9)]
+    pictures = batch(*sizes)
+    for settings in ({}, {"size": (16, 16)}, {"short_side": 10, "multiple_of": 4}, {"long_side": 5, "max_batch": 1}):
+        whole = Whole(**settings)
+        answers = whole(Threshold(), pictures, semantic)
+        assert [tuple(answer.labels.shape) for answer in answers] == sizes
+        for index, size in enumerate(sizes):
+            alone = Threshold()(resize(pictures.image(index), whole.input_size(size))[None]).semantic(size)[0]
+            assert torch.equal(answers[index].labels, alone.labels)
+
+
+def test_max_batch():
+    network = Threshold()
+    Whole(size=(4, 4), max_batch=2)(network, batch((8, 6), (5, 9), (7, 7)), semantic)
+    assert [len(images) for images in network.seen] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "expected"),
+    [
+        ({}, (333, 500), (333, 500)),
+        ({"size": (320, 320)}, (333, 500), (320, 320)),
+        ({"short_side": 512, "max_long_side": 2048}, (333, 500), (512, 769)),
+        ({"short_side": 512, "max_long_side": 2048}, (100, 1000), (205, 2048)),
+        ({"short_side": 512}, (1024, 512), (1024, 512)),
+        ({"long_side": 100}, (333, 500), (67, 100)),
+        ({"multiple_of": 32}, (333, 512), (352, 512)),
+        ({"short_side": 512, "multiple_of": 32}, (333, 500), (512, 800)),
+        ({"long_side": 4}, (1000, 1), (4, 1)),
+    ],
+)
+def test_input_size(settings, size, expected):
+    assert Whole(**settings).input_size(size) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": (4, 4), "short_side": 4},
+        {"short_side": 4, "long_side": 4},
+        {"max_long_side": 4},
+        {"size": (0, 4)},
+        {"max_batch": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValueError):
+        Whole(**settings)
+
+
+def test_resize_stays_in_range_and_is_antialiased():
+    checks = torch.zeros(1, 63, 63, dtype=torch.uint8)
+    checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 255
+    small = resize(checks, (21, 21))
+    assert small.dtype == torch.float32
+    assert (small - 127.5).abs().max() < 30  # without the filter, 0 and 255
+    noise = torch.randint(0, 256, (3, 40, 30), dtype=torch.uint8)
+    large = resize(noise, (61, 77))
+    assert large.min() >= 0
+    assert large.max() <= 255
+    expected = cv2.resize(noise.permute(1, 2, 0).numpy().astype(np.float32), (77, 61), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(large.permute(1, 2, 0).numpy(), expected, atol=1e-2)
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is():
+    image = batch((8, 6)).image(0)
+    assert resize(image, (8, 6)) is image
