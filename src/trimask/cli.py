@@ -1,0 +1,85 @@
+"""The command line: python -m trimask fit|validate|test|predict|list.
+
+`fit`, `validate` and `test` are LightningCLI's, with one link (data.classes -> model.classes), a typed `baseline:` block and
+`--exp NAME` in front. Every key of the configuration can be overridden after it: `--exp NAME --model.network.dropout=0.2`.
+Whatever a user can get wrong ends in one sentence and exit code 2, before any training.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+# albumentations asks the internet for a newer version at import otherwise, and prints it
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+from trimask import experiments
+from trimask.errors import UsageError, one_sentence
+from trimask.run.console import console
+
+log = logging.getLogger("trimask")
+
+USAGE = """usage: python -m trimask COMMAND ...
+
+  fit       --exp NAME [--with FRAGMENT] [--ckpt_path last] [--KEY=VALUE ...]   train
+  validate  --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the validation split
+  test      --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the test split
+  predict   --run RUN PICTURES... --out FOLDER                                  masks, overlays and a JSON for pictures
+  list                                                                          all experiments
+
+`COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0 done, 2 the user must change something)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    try:
+        return _run(command, rest)
+    except Exception as error:
+        sentence = one_sentence(error)
+        if sentence is None:
+            raise
+        console.print(f"[bold red]error:[/] {_plain(sentence)}", highlight=False, soft_wrap=True)
+        return 2
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command in ("-h", "--help", "help"):
+        console.print(USAGE, markup=False, highlight=False)
+        return 0
+    if command == "list":
+        return _list()
+    if command == "predict":
+        from trimask.predict import predict
+
+        return predict(arguments)
+    if command in ("fit", "validate", "test"):
+        from trimask.run.launch import launch
+
+        return launch(command, arguments)
+    raise UsageError(f"There is no command {command!r}; the commands are fit, validate, test, predict and list.")
+
+
+def _list() -> int:
+    from rich.table import Table
+
+    table = Table("experiment", "network", "data", "baseline", title="make train EXP=<experiment>")
+    for name in experiments.names():
+        config = experiments.find(name).config
+        network = config["model"]["init_args"]["network"]
+        backbone = network.get("init_args", {}).get("backbone", "")
+        table.add_row(
+            name,
+            f"{network['class_path'].rpartition('.')[2]} {backbone}",
+            config["data"]["dataset"]["class_path"].rpartition(".")[2],
+            str(experiments.find(name).baseline),
+        )
+    console.print(table)
+    return 0
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,185 @@
+"""From a trained run to answers for pictures.
+
+    pipeline = trimask.load("runs/quickstart/2026-01-01_12-00-00")
+    pipeline("street.jpg")                  # [{"label": "road", "mask": <PIL 1280x720>, "score": 0.98}, ...]
+    pipeline.answers(pictures, scores=True) # SemanticMap with class probabilities
+
+A picture takes the same way as in validation: the batch of one, the task's `answers`, its inference.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from trimask.data.datamodule import collate
+from trimask.data.decode import decode_image, read_image
+from trimask.run.folder import RunFolder
+from trimask.tasks.base import SegmentationModule
+from trimask.tasks.weights import network_state, read_checkpoint
+from trimask.types import ClassSpec, Sample
+
+# Arguments of a task that a checkpoint does not need for answering: they stay plain data.
+ONLY_FOR_TRAINING = (
+    "classes",
+    "criterion",
+    "metric",
+    "optimizer",
+    "groups",
+    "schedule",
+    "pretrained",
+    "compile",
+    "seed",
+)
+
+Picture = str | Path | bytes | Image.Image | NDArray[Any] | Tensor
+
+
+class Pipeline:
+    """A trained task that answers for pictures of any size.
+
+    Args:
+        module: the trained task.
+        device: where it runs; by default a GPU if there is one.
+        precision: "32" or "bf16".
+    """
+
+    def __init__(
+        self, module: SegmentationModule, *, device: str | torch.device | None = None, precision: str = "32"
+    ) -> None:
+        if precision not in ("32", "bf16"):
+            raise ValueError(f"Pipeline precision is '32' or 'bf16'; got {precision!r}.")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.module = module.eval().to(self.device)
+        self.precision = precision
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **settings: Any) -> Pipeline:
+        """Args: path: a run's folder (its best.ckpt is taken) or a .ckpt file; settings: as for the constructor."""
+        return cls(load_module(Path(path)), **settings)
+
+    @property
+    def classes(self) -> ClassSpec:
+        return self.module.classes
+
+    def __call__(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 1) -> list[Any]:
+        """Regions of one picture, or a list of them for several pictures.
+
+        Args:
+            pictures: paths, encoded bytes, PIL pictures, uint8 arrays (H, W), (H, W, K), or uint8 tensors (K, H, W).
+            batch_size: pictures that go through the network together.
+
+        Returns:
+            [{"label": class name, "mask": PIL picture "L" of {0, 255} at the picture's own size, "score": 0..1}, ...]
+        """
+        single = not isinstance(pictures, list | tuple)
+        many: Sequence[Picture] = [pictures] if single else pictures  # type: ignore[list-item,assignment]
+        found = [self._entries(answer) for answer in self.answers(many, batch_size=batch_size, scores=True)]
+        return found[0] if single else found
+
+    def answers(self, pictures: Iterable[Picture], *, batch_size: int = 1, **details: Any) -> Iterator[Any]:
+        """The task's own answers on the host, one a picture, lazily; `scores=True` adds probabilities."""
+        batch: list[Sample] = []
+        for number, picture in enumerate(pictures):
+            batch.append(_sample(picture, number))
+            if len(batch) == batch_size:
+                yield from self._run(batch, details)
+                batch = []
+        if batch:
+            yield from self._run(batch, details)
+
+    @torch.inference_mode()
+    def _run(self, samples: list[Sample], details: dict[str, Any]) -> list[Any]:
+        half = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext():
+            answers = self.module.answers(collate(samples).to(self.device), **details)
+        return [_to_host(answer) for answer in answers]
+
+    def _entries(self, answer: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "label": self.classes.names[region.label],
+                "mask": Image.fromarray(region.mask.numpy().astype(np.uint8) * 255),
+                "score": region.score,
+            }
+            for region in answer.regions()
+        ]
+
+
+def _to_host(answer: Any) -> Any:
+    return type(answer)(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(answer).items()})
+
+
+def _sample(picture: Picture, number: int) -> Sample:
+    image, name = _decode(picture, number)
+    nothing = np.zeros((1, *image.shape[:2]), np.uint8)
+    return Sample(image, nothing, np.zeros(0, np.int64), np.zeros(0, bool), name)
+
+
+def _decode(picture: Picture, number: int) -> tuple[NDArray[np.uint8], str]:
+    name = f"picture {number}"
+    if isinstance(picture, str | Path):
+        return read_image(Path(picture)), Path(picture).stem
+    if isinstance(picture, bytes | Image.Image):
+        return decode_image(picture, name), name
+    if isinstance(picture, Tensor):
+        picture = picture.cpu().numpy()
+        picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
+    if not isinstance(picture, np.ndarray):
+        raise ValueError(
+            f"{name} is a {type(picture).__name__}; give a path, bytes, a PIL picture, an array or a tensor."
+        )
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} is an array of {picture.dtype} with the shape {picture.shape}; give uint8 (H, W) or (H, W, K), "
+            "or a tensor (K, H, W)."
+        )
+    return (np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else picture), name
+
+
+def load_module(path: Path) -> SegmentationModule:
+    """The trained task of a run's folder or a checkpoint, in evaluation mode, from that file alone.
+
+    Only what answers is rebuilt: network and inference. Criterion, optimizer and schedule stay plain data.
+
+    Raises:
+        ValueError: no checkpoint there, or one that was not written by the command line.
+    """
+    checkpoint = read_checkpoint(RunFolder(path).checkpoint("best") if path.is_dir() else path)
+    config = checkpoint["trimask"]["model"]
+    if config is None:
+        raise ValueError(f"{path} was saved by a module made in Python; rebuild that module and load its `state_dict`.")
+    kind = _class(config["class_path"])
+    if not (isinstance(kind, type) and issubclass(kind, SegmentationModule)):
+        raise ValueError(f"{path} names {config['class_path']}, which is no SegmentationModule.")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    added = parser.add_class_arguments(kind, "task", skip=set(ONLY_FOR_TRAINING), instantiate=False)
+    names = {name.removeprefix("task.") for name in added}
+    arguments = {key: value for key, value in config["init_args"].items() if key in names}
+    built = parser.instantiate(parser.parse_object({"task": without_pretrained(arguments)}))
+    classes = ClassSpec.from_config(checkpoint["trimask"]["classes"])
+    module = kind(classes, criterion=torch.nn.Identity(), **vars(built.task))
+    module.network.load_state_dict(network_state(checkpoint))
+    return module.eval()
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def without_pretrained(config: Any) -> Any:
+    """The same configuration with every `pretrained` set to false: the weights come from the checkpoint."""
+    if isinstance(config, dict):
+        return {key: False if key == "pretrained" else without_pretrained(value) for key, value in config.items()}
+    return [without_pretrained(entry) for entry in config] if isinstance(config, list) else config

@@ -1,0 +1,120 @@
+"""What a run leaves behind, and where: runs/<experiment>/<time>/.
+
+config.yaml      the resolved configuration, written before the first step
+metrics.csv      every logged number
+log.txt          what was printed
+checkpoints/     best.ckpt, last.ckpt (everything needed to go on)
+best.safetensors the network's weights alone
+panels/          picture, truth, prediction and errors
+wandb/           the W&B run, and wandb_id, under which it is continued
+
+A folder is made once and never reused by another run.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+_INHERITED = "TRIMASK_RUN_FOLDER"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @classmethod
+    def create(cls, experiment: str, root: Path = Path("runs")) -> RunFolder:
+        """A new folder named by the time; a further run of the same second gets a suffix."""
+        parent = root / experiment
+        parent.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+            try:
+                (parent / f"{stamp}{suffix}").mkdir()
+            except FileExistsError:
+                continue
+            return cls(parent / f"{stamp}{suffix}")
+        raise RuntimeError(f"A thousand runs were started in {parent} within one second.")
+
+    @classmethod
+    def newest(cls, experiment: str, checkpoint: str, root: Path = Path("runs")) -> RunFolder:
+        """The newest run of an experiment that has the checkpoint "best" or "last".
+
+        Raises:
+            ValueError: there is none.
+        """
+        candidates = sorted((root / experiment).glob(f"*/checkpoints/{checkpoint}.ckpt"))
+        if not candidates:
+            raise ValueError(
+                f"No run of {experiment} has a {checkpoint}.ckpt below {(root / experiment).resolve()}; "
+                f"train it first: make train EXP={experiment}"
+            )
+        return cls(candidates[-1].parents[1])
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> RunFolder | None:
+        """The run that wrote a checkpoint, if it lies in a run's folder."""
+        folder = checkpoint.resolve().parent.parent
+        return cls(folder) if checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file() else None
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, name: str) -> Path:
+        return self.checkpoints / f"{name}.ckpt"
+
+    @property
+    def best_weights(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def panels(self) -> Path:
+        return self.path / "panels"
+
+    def wandb_id(self) -> str:
+        """The id of this run at W&B, fixed before the first step so that a continued run continues there too."""
+        file = self.path / "wandb_id"
+        try:
+            with file.open("x") as handle:
+                handle.write(uuid.uuid4().hex[:12])
+        except FileExistsError:
+            pass  # the run is being continued, or another process of it was faster
+        return file.read_text()
+
+    def free_path(self, name: str) -> Path:
+        """`name` inside the folder, with a number in front of its suffix where that exists already."""
+        path = self.path / name
+        for number in range(2, 10_000):
+            if not path.exists():
+                return path
+            path = self.path / f"{Path(name).stem}-{number}{Path(name).suffix}"
+        raise RuntimeError(f"{self.path} is full of {name} files.")
+
+
+def inherited() -> RunFolder | None:
+    """The folder of this run, in a further process that Lightning has started for it."""
+    path = os.environ.get(_INHERITED)
+    return RunFolder(Path(path)) if path and "LOCAL_RANK" in os.environ else None
+
+
+def bequeath(folder: RunFolder) -> RunFolder:
+    """Lets further processes of this run find its folder."""
+    os.environ[_INHERITED] = str(folder.path)
+    return folder

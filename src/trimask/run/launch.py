@@ -1,0 +1,236 @@
+"""From the command line to a running trainer: fit, validate and test."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import netrc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.logging import RichHandler
+
+from trimask import experiments
+from trimask.data.datamodule import SegmentationDataModule
+from trimask.errors import UsageError
+from trimask.run.build import link_classes
+from trimask.run.callbacks import LearningRates, Progress, Report, checkpoints
+from trimask.run.console import console
+from trimask.run.folder import RunFolder, bequeath, inherited
+from trimask.run.metrics_csv import MetricsCsv
+from trimask.tasks import SegmentationModule
+from trimask.visualise.panels import Panels
+
+log = logging.getLogger("trimask")
+
+
+@dataclass
+class RunSettings:
+    """What a run writes and watches.
+
+    Attributes:
+        monitor: the logged number that best.ckpt follows; by default the task's headline.
+        mode: "max" or "min".
+        save_every: steps between two writings of last.ckpt, beside the one after each validation.
+        panels: pictures that are drawn with truth, prediction and errors, after the best validation and at the end.
+        wandb_project: where W&B files the run.
+    """
+
+    monitor: str | None = None
+    mode: str = "max"
+    save_every: int = 500
+    panels: int = 8
+    wandb_project: str = "trimask"
+
+
+os.environ.setdefault(
+    "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
+)  # LightningCLI 2.6 calls what jsonargparse 5 will drop
+
+
+def launch(command: str, arguments: list[str]) -> int:
+    """Composes the experiment, chooses the run's folder, and hands over to Lightning."""
+    parser = argparse.ArgumentParser(prog=f"trimask {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--exp")
+    parser.add_argument("--with", dest="fragments", action="append", default=[])
+    parser.add_argument("--ckpt_path")
+    ours, theirs = parser.parse_known_args(arguments)
+    name = experiments.find(ours.exp).name if ours.exp else "unnamed"
+    config = experiments.find(ours.exp).config if ours.exp else {}
+    checkpoint = _checkpoint(command, ours.ckpt_path, name)
+    continued = RunFolder.of_checkpoint(checkpoint) if checkpoint else None
+    if continued:
+        config = yaml.safe_load(continued.config.read_text())  # the run that was started, whatever its file says today
+    for fragment in ours.fragments:
+        config = experiments.merge(config, experiments.load(experiments.find_fragment(fragment, "--with")))
+    text = [f"--config={yaml.safe_dump(config)}"] if config else []
+    if checkpoint:
+        theirs = [*theirs, f"--ckpt_path={checkpoint}"]
+    cli = TrimaskCLI([command, *text, *theirs], experiment=name, continued=continued)
+    return 130 if cli.trainer.interrupted else 0
+
+
+def _checkpoint(command: str, given: str | None, experiment: str) -> Path | None:
+    if given is None and command == "fit":
+        return None
+    if given in (None, "best", "last"):
+        return RunFolder.newest(experiment, given or "best").checkpoint(given or "best")
+    if not Path(given).is_file():
+        raise UsageError(f"--ckpt_path {given} does not exist; give best, last or the path of a .ckpt file.")
+    return Path(given)
+
+
+class TrimaskCLI(LightningCLI):
+    """LightningCLI with trimask's data and tasks, one link between them, and a folder a run.
+
+    Args:
+        arguments: a command and its options, as on the command line.
+        experiment: its name; names the run's folder.
+        continued: the folder of the run whose checkpoint is used.
+    """
+
+    def __init__(self, arguments: list[str], *, experiment: str, continued: RunFolder | None) -> None:
+        self.arguments, self.experiment, self.continued = arguments, experiment, continued
+        quiet = {"exit_on_error": False}
+        super().__init__(
+            SegmentationModule,
+            SegmentationDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_kwargs={**quiet, **{command: dict(quiet) for command in self.subcommands()}},
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "dataloaders", "datamodule", "train_dataloaders", "val_dataloaders", "weights_only"}
+        return {command: set(skipped) for command in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--baseline", type=experiments.Baseline | None, help="the published number to reproduce")
+        parser.add_class_arguments(RunSettings, "run")
+        link_classes(parser)
+        # Evaluation visits every picture once: our samplers divide the data, Lightning's would repeat some.
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(self.arguments)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint's configuration is the config.yaml beside it."""
+
+    def instantiate_classes(self) -> None:
+        self._dump_config()
+        super().instantiate_classes()
+        self.model.config = self.config_dump["model"]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.datamodule.check(str(self.subcommand))  # before anything is written
+        settings = RunSettings(**vars(self._get(self.config, "run")))
+        self.folder = self._folder()
+        _log_to(self.folder.log)
+        _write_config(self.folder, self.config_dump)
+        given = self._get(self.config_init, "trainer")
+        own = _as_list(given["logger"]) if given["logger"] is not True else []
+        loggers = [] if given["logger"] is False else [*self._loggers(settings), *own]
+        return super().instantiate_trainer(
+            logger=loggers,
+            callbacks=[*self._callbacks(settings, given), *_as_list(given["callbacks"])],
+            default_root_dir=self.folder.path,
+            **kwargs,
+        )
+
+    def _folder(self) -> RunFolder:
+        """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's."""
+        if folder := inherited():
+            return folder
+        if self.continued and self.subcommand == "fit":
+            return bequeath(self.continued)
+        if self.continued:
+            return bequeath(RunFolder.create(str(self.subcommand), root=self.continued.path))
+        return bequeath(RunFolder.create(self.experiment))
+
+    def _loggers(self, settings: RunSettings) -> list[Logger]:
+        loggers: list[Logger] = [MetricsCsv(self.folder.metrics)]
+        if self.subcommand == "fit" and os.environ.get("WANDB_MODE") != "disabled":
+            loggers.append(_wandb(self.folder, self.experiment, settings.wandb_project, self.config_dump))
+        return loggers
+
+    def _callbacks(self, settings: RunSettings, trainer: Any) -> list[Callback]:
+        callbacks: list[Callback] = [Panels(self.folder, settings.panels)]
+        if trainer["enable_progress_bar"] is not False:
+            callbacks.append(Progress())
+        callbacks.append(Report(self.folder, console))
+        if self.subcommand == "fit":
+            monitor = settings.monitor or f"val/{self.model.headline}"
+            callbacks += [LearningRates(), *checkpoints(self.folder, monitor, settings.mode, settings.save_every)]
+        return callbacks
+
+
+def _wandb(folder: RunFolder, experiment: str, project: str, config: dict[str, Any]) -> WandbLogger:
+    """Online where there is a key, offline otherwise; never a prompt. WANDB_MODE wins over both."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_CONSOLE", "off")  # log.txt keeps what is printed
+    os.environ.setdefault("WANDB_MODE", "online" if _has_wandb_key() else "offline")
+    logger = WandbLogger(
+        project=project,
+        name=f"{experiment} {folder.path.name}",
+        group=experiment,
+        save_dir=folder.path,
+        id=folder.wandb_id(),
+        resume="allow",
+    )
+    if _first_process():
+        logger.experiment.config.update(config, allow_val_change=True)
+    return logger
+
+
+def _first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _has_wandb_key() -> bool:
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return bool(os.environ.get("WANDB_API_KEY")) or (
+        file.is_file() and netrc.netrc(file).authenticators(host) is not None
+    )
+
+
+def _write_config(folder: RunFolder, config: dict[str, Any]) -> None:
+    """config.yaml, before the first step. A continued run keeps its first one; a changed one is written beside it."""
+    if not _first_process():
+        return
+    text = yaml.safe_dump(config, sort_keys=False)
+    if not folder.config.exists():
+        folder.config.write_text(text)
+    elif folder.config.read_text() != text:
+        folder.free_path("config.yaml").write_text(text)
+
+
+def _log_to(file: Path) -> None:
+    """What trimask, Lightning and Python's warnings say goes to the terminal and, with the time, to log.txt."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("trimask", "lightning.pytorch", "py.warnings"):
+        logging.getLogger(name).addHandler(handler)
+    own = logging.getLogger("trimask")
+    own.setLevel(logging.INFO)
+    own.addHandler(RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None))
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

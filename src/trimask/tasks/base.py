@@ -1,0 +1,194 @@
+"""What the three tasks share: run a network, learn from a criterion, ask one question, measure the answers.
+
+Nothing here knows a task or a family of networks: a leaf names its question, turns an answer and a target into a metric update,
+and names the numbers that are logged. Everything else is composed from arguments.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from trimask.inference import Whole
+from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
+from trimask.tasks.weights import different_classes, load_network_weights
+from trimask.types import Batch, ClassSpec, Size, Target
+
+
+class SegmentationModule(L.LightningModule, ABC):
+    """One question over every network whose output can answer it.
+
+    Args:
+        classes: what the labels mean; the command line links it from the data.
+        network: makes the network for a number of output channels. In YAML, a class path and the arguments after the first.
+        criterion: scores an output against targets: `(output, list[Target]) -> {name: weighted scalar}`; the loss is the sum.
+        metric: makes the metric for the classes; each task has its paper's as default.
+        inference: how pictures of any size go through the network in evaluation and prediction.
+        optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
+        groups: learning rate and weight decay of the parts of the network.
+        schedule: learning rate over the run, in fractions of it.
+        num_outputs: output channels of the network; by default one a class. 1 with two classes means one logit.
+        pretrained: a trimask checkpoint or .safetensors file to start the whole network from.
+        channels_last: keep activations and convolution weights with the channels innermost.
+        compile: compile the network with torch.compile; worth it for long runs.
+        seed: of dropout and other draws inside the network; they depend on (seed, step, process) alone.
+    """
+
+    question: ClassVar[str]  # the method of an output that is asked: "semantic", "instances" or "panoptic"
+    headline: ClassVar[str]  # the logged number that a run is judged by
+    default_metric: ClassVar[type[Metric]]  # made from the classes
+
+    def __init__(
+        self,
+        classes: ClassSpec,
+        network: Callable[[int], nn.Module],
+        criterion: nn.Module,
+        *,
+        metric: Callable[[ClassSpec], Metric] | None = None,
+        inference: Whole | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        groups: ParameterGroups | None = None,
+        schedule: Schedule | None = None,
+        num_outputs: int | None = None,
+        pretrained: str | bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.network = network(num_outputs or len(classes))
+        self.criterion = criterion
+        if not hasattr(self.network.output, self.question):
+            raise ValueError(
+                f"{type(self).__name__} needs a network whose output offers .{self.question}(); "
+                f"{type(self.network).__name__} answers {self.network.output.__name__}, which does not."
+            )
+        make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
+        self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
+        self.inference = inference or Whole()
+        self.make_optimizer, self.groups = optimizer, groups or ParameterGroups()
+        self.schedule, self.seed = schedule or Polynomial(), seed
+        self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
+        self.last_scores: Any = None
+        if pretrained:
+            load_network_weights(self.network, str(pretrained), classes)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Draws inside the network are a function of (seed, step, process), so that a resumed run repeats them. Batches
+        # are counted rather than optimizer steps: accumulated batches must differ.
+        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        torch.manual_seed(hash((self.seed, count, self.global_rank)) % 2**63)
+        if hasattr(self.network, "set_progress"):
+            self.network.set_progress(self.global_step / max(self._total_steps, 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output = self.network(batch.images)
+        losses = self.criterion(output, batch.targets)
+        loss = torch.stack(list(losses.values())).sum()
+        size = len(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=size)
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = build_optimizer(self.network, self.make_optimizer, self.groups)
+        scheduler = self.schedule.build(optimizer, self._total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _total_steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def answers(self, batch: Batch, **details: Any) -> list[Any]:
+        """One answer a picture, at the picture's own size. Validation, test and the pipeline all come through here.
+
+        Args: details: what else the output is asked for, e.g. `scores=True`.
+        """
+
+        def ask(output: Any, size: Size) -> list[Any]:
+            return getattr(output, self.question)(size, **details)
+
+        return self.inference(self.network, batch, ask)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[Any]:
+        return self.answers(batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._measure(batch, self.val_metric)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._measure(batch, self.test_metric)
+
+    def _measure(self, batch: Batch, metric: Metric) -> dict[str, Any]:
+        answers = self.answers(batch)
+        for index, answer in enumerate(answers):
+            self.update_metric(metric, answer, batch.target(index), batch.names[index])
+        return {"answers": answers}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_metric)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_metric)
+
+    def _log_scores(self, stage: str, metric: Metric) -> None:
+        scores = metric.compute()  # sums over processes: every process logs the same numbers
+        for name, value in self.score_values(scores).items():
+            self.log(f"{stage}/{name.replace(' ', '_')}", float(value), prog_bar=name == self.headline)
+        self.last_scores = scores  # for the table and the panels at the end of a run
+        metric.reset()
+
+    # -- what a leaf says ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def update_metric(self, metric: Metric, answer: Any, target: Target, name: str) -> None:
+        """Adds one picture to the metric."""
+
+    @abstractmethod
+    def score_values(self, scores: Any) -> Mapping[str, float]:
+        """The numbers to log, by their short names."""
+
+    @abstractmethod
+    def score_table(self, scores: Any) -> Table:
+        """What a person reads at the end of a run."""
+
+    @abstractmethod
+    def draw(self, image: NDArray[np.uint8], target: Target, answer: Any) -> NDArray[np.uint8]:
+        """(H, W, K) picture, its truth and the answer -> one (H', W', 3) panel to look at."""
+
+    # -- life in a checkpoint --------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        offers = getattr(getattr(self.trainer, "datamodule", None), "offers", {self.question})
+        if self.question not in offers:
+            raise ValueError(
+                f"{type(self).__name__} needs data annotated for {self.question!r}; this dataset offers {sorted(offers)}."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trimask"] = {"classes": self.classes.to_config(), "model": self.config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = ClassSpec.from_config(checkpoint["trimask"]["classes"])
+        if saved.names != self.classes.names:
+            raise ValueError(different_classes(saved, self.classes))

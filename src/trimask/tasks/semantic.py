@@ -1,0 +1,74 @@
+"""Semantic segmentation: one class a pixel, measured by the papers' mean IoU."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from torchmetrics import Metric
+
+from trimask.metrics import SemanticConfusion, SemanticScores, bootstrap_interval, mean_iou
+from trimask.tasks.base import SegmentationModule
+from trimask.types import SemanticMap, Target
+from trimask.visualise.draw import panel
+
+
+class SemanticModule(SegmentationModule):
+    """Asks outputs for `.semantic()`. Logs `miou`, `pixel_accuracy`, `mean_accuracy`, `mean_dice` and `iou_<class>`."""
+
+    question = "semantic"
+    headline = "miou"
+    default_metric = SemanticConfusion
+
+    def update_metric(self, metric: Metric, answer: SemanticMap, target: Target, name: str) -> None:
+        metric.update(answer.labels, target.semantic(self.classes.ignore_index), name=name)
+
+    def score_values(self, scores: SemanticScores) -> dict[str, float]:
+        values = {
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_dice": scores.mean_dice,
+        }
+        return values | {f"iou_{name}": value for name, value in zip(self.classes.names, scores.iou, strict=True)}
+
+    def score_table(self, scores: SemanticScores) -> Table:
+        num_pictures = len(scores.pictures.names)
+        table = Table(title=f"{num_pictures} pictures", caption=scores.definition, caption_justify="left")
+        for column in ("class", "IoU", "95 %", "accuracy", "Dice", "pixels"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        share = scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1)
+        for label, name in enumerate(self.classes.names):
+            low_high = bootstrap_interval(scores.pictures.rows[:, :, [label]], mean_iou) if num_pictures else None
+            table.add_row(
+                name + (" (not in the mean)" if label in scores.exclude else ""),
+                _percent(scores.iou[label]),
+                _interval(low_high),
+                _percent(scores.accuracy[label]),
+                _percent(scores.dice[label]),
+                _percent(share[label]),
+            )
+        low_high = bootstrap_interval(scores.pictures.rows, lambda rows: mean_iou(rows, scores.exclude))
+        table.add_section()
+        table.add_row(
+            "mean",
+            _percent(scores.miou),
+            _interval(low_high),
+            _percent(scores.mean_accuracy),
+            _percent(scores.mean_dice),
+            _percent(scores.pixel_accuracy) + " right",
+            style="bold",
+        )
+        return table
+
+    def draw(self, image: NDArray[np.uint8], target: Target, answer: SemanticMap) -> NDArray[np.uint8]:
+        truth = target.semantic(self.classes.ignore_index).cpu().numpy()
+        return panel(image, truth, answer.labels.cpu().numpy(), self.classes)
+
+
+def _percent(ratio: float) -> str:
+    return "absent" if ratio != ratio else f"{100 * ratio:.2f}"
+
+
+def _interval(low_high: tuple[float, float] | None) -> str:
+    return "" if low_high is None else f"{100 * low_high[0]:.2f} - {100 * low_high[1]:.2f}"
