@@ -1,0 +1,81 @@
+"""Files of weights and the names in them: read one, and translate the names of another library into ours, strictly.
+
+A rename table goes from our names to the names of the source, so that it can be checked against a network without
+the source at hand: no two of our names may become the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+# Patterns replaced one after the other in each of our names, or a function of the name. A name that becomes empty
+# has no counterpart in the source (e.g. the mean and std that we keep beside the weights).
+RenameTable = Sequence[tuple[str, str]] | Callable[[str], str]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file by name, on the CPU. Nothing in the file is executed.
+
+    Raises:
+        ValueError: no such file, another kind of file, or something else in it than tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no weights file {str(path)!r}.")
+    if path.suffix not in {".safetensors", ".pth", ".pt"}:
+        raise ValueError(f"Weights are read from .safetensors, .pth or .pt files; got {str(path)!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each reader has its own kinds of errors for a broken or unsafe file
+        raise ValueError(f"{str(path)!r} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        inside = f"a dict of {listed(weights)}" if isinstance(weights, dict) else f"a {type(weights).__name__}"
+        raise ValueError(f"{str(path)!r} must hold tensors by name; it holds {inside}. Save the state_dict alone.")
+    return weights
+
+
+def source_names(names: Iterable[str], table: RenameTable) -> dict[str, str]:
+    """Our name -> the name in the source; names without a counterpart are left out."""
+    renamed = {name: table(name) if callable(table) else _substitute(name, table) for name in names}
+    return {ours: theirs for ours, theirs in renamed.items() if theirs}
+
+
+def translate(source: Mapping[str, Tensor], names: Iterable[str], table: RenameTable) -> dict[str, Tensor]:
+    """The tensors of `source` under our `names`. Every tensor of the source is used exactly once.
+
+    Raises:
+        ValueError: a name is left over on either side, or two of ours stand for the same.
+    """
+    pairs = source_names(names, table)
+    require_same_names(set(pairs.values()), source.keys())
+    if len(set(pairs.values())) < len(pairs):
+        raise ValueError("The rename table gives the same source name to two of our weights.")
+    return {ours: source[theirs] for ours, theirs in pairs.items()}
+
+
+def require_same_names(expected: Collection[str], given: Collection[str], *, subject: str = "The weights") -> None:
+    """Raises a ValueError that lists what is missing and what is left over."""
+    missing, unused = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    if missing or unused:
+        raise ValueError(f"{subject} do not fit: missing {listed(missing)}; left over {listed(unused)}.")
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Names for a message: all, or the first few and how many more."""
+    shown = ", ".join(str(name) for name in list(names)[:most]) or "nothing"
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _substitute(name: str, table: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name

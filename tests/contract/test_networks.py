@@ -1,0 +1,151 @@
+"""What every network keeps to. A new file in trimask/networks is found and tested without an edit here."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import trimask.networks
+from trimask.types import SegmentationNetwork
+from trimask.weights import source_names
+
+
+def found() -> list[type[nn.Module]]:
+    modules = [
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(trimask.networks.__path__, trimask.networks.__name__ + ".")
+    ]
+    return [
+        member
+        for module in modules
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if member.__module__ == module.__name__ and hasattr(member, "output") and issubclass(member, nn.Module)
+    ]
+
+
+def build(kind: type[nn.Module], num_classes: int = 3, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(num_classes, backbone="test_resnet", pretrained=False, **options)
+
+
+def pictures(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+networks = pytest.mark.parametrize("kind", found(), ids=lambda kind: kind.__name__)
+
+
+def test_networks_are_found() -> None:
+    assert {"FCN", "UNet"} <= {kind.__name__ for kind in found()}
+
+
+@networks
+def test_gradient_reaches_every_parameter(kind: type[nn.Module]) -> None:
+    network = build(kind).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # timm begins residual branches at a scale of 0, which stops gradients
+            nn.init.ones_(module.weight)
+    output = network(pictures(2, 3, 64, 96))
+    loss = sum((logits * torch.randn_like(logits)).sum() for logits in (output.logits, *output.aux))
+    loss.backward()
+    without = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert not without
+
+
+@networks
+def test_output_is_the_promised_kind_and_aux_is_for_training_only(kind: type[nn.Module]) -> None:
+    network: SegmentationNetwork = build(kind).eval()
+    output = network(pictures(2, 3, 64, 96))
+    assert isinstance(output, kind.output)
+    assert output.aux == ()
+    assert output.logits.shape[:2] == (2, 3)
+
+
+@networks
+@pytest.mark.parametrize("size", [(65, 97), (33, 64), (71, 50)])
+def test_odd_sizes(kind: type[nn.Module], size: tuple[int, int]) -> None:
+    network = build(kind).eval()
+    with torch.inference_mode():
+        output = network(pictures(1, 3, *size))
+        assert output.semantic(size)[0].labels.shape == size
+    assert output.logits.isfinite().all()
+
+
+@networks
+def test_eval_is_independent_of_the_other_pictures(kind: type[nn.Module]) -> None:
+    network, images = build(kind).double().eval(), pictures(3, 3, 65, 97)
+    with torch.inference_mode():
+        together = network(images).logits
+        alone = torch.cat([network(images[i : i + 1]).logits for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-9)
+    assert (together[0] - together[1]).abs().max() > 1e-6
+
+
+@networks
+def test_state_dict_round_trip(kind: type[nn.Module]) -> None:
+    first = build(kind).train()
+    first(pictures(2, 3, 64, 64))  # moves the running statistics
+    torch.manual_seed(1)
+    second = kind(3, backbone="test_resnet", pretrained=False)
+    images = pictures(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = first.eval()(images).logits
+        assert not torch.equal(second.eval()(images).logits, expected)
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(second(images).logits, expected)
+
+
+@networks
+def test_uint8_and_float_pictures_are_equal(kind: type[nn.Module]) -> None:
+    network, images = build(kind).eval(), pictures(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network(images).logits, network(images.float()).logits)
+
+
+@networks
+def test_one_class_and_four_channels(kind: type[nn.Module]) -> None:
+    network = build(kind, num_classes=1, in_channels=4).eval()
+    with torch.inference_mode():
+        logits = network(pictures(1, 4, 64, 64)).logits
+    assert logits.shape[1] == 1
+    assert logits.std() > 0
+
+
+@networks
+def test_channels_last_gives_the_same(kind: type[nn.Module]) -> None:
+    network, images = build(kind).double().eval(), pictures(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network(images).logits
+        assert torch.allclose(network.to(memory_format=torch.channels_last)(images).logits, expected, atol=1e-9)
+
+
+@networks
+def test_rename_tables_are_bijective(kind: type[nn.Module]) -> None:
+    names = build(kind).state_dict().keys()
+    for source, table in getattr(kind, "RENAMES", {}).items():
+        pairs = source_names(names, table)
+        assert len(set(pairs.values())) == len(pairs), source
+        assert set(names) - set(pairs) <= {"backbone.mean", "backbone.std"}, source
+
+
+@networks
+def test_exports_with_free_sizes(kind: type[nn.Module]) -> None:
+    network = build(kind).eval()
+    free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(network, (pictures(2, 3, 64, 96),), dynamic_shapes=(free,))
+    images = pictures(3, 3, 65, 81)
+    with torch.inference_mode():
+        assert torch.allclose(program.module()(images).logits, network(images).logits, atol=1e-5)
+
+
+@networks
+def test_compiles_without_graph_breaks(kind: type[nn.Module]) -> None:
+    network, images = build(kind).train(), pictures(2, 3, 64, 64)
+    torch.compile(network, fullgraph=True, backend="eager")(images)
