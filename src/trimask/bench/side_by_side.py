@@ -1,0 +1,61 @@
+"""Two ways of doing the same work, timed alternately in one run.
+
+A busy machine slows both alike when they take turns, so the ratio of the medians is steady where single times are not.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ratio > 1 means that trimask is ahead.
+
+    Attributes: case, peer: what was compared with what; ours, theirs: medians in `unit`, where more is better;
+    runs: timed turns of each side.
+    """
+
+    case: str
+    peer: str
+    ratio: float
+    ours: float
+    theirs: float
+    unit: str
+    runs: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    case: str, peer: str, ours: Work, theirs: Work, *, amount: float, unit: str, runs: int = 3, warm_up: int = 1
+) -> Row:
+    """Times both in turns and compares how much they do a second.
+
+    Args:
+        ours, theirs: one turn of work each, the same amount.
+        amount: how many units a turn does, e.g. pictures.
+        unit: e.g. "pictures/s".
+        runs: timed turns of each.
+        warm_up: turns of each before that.
+    """
+    for _ in range(warm_up):
+        ours()
+        theirs()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        for work, kept in zip((ours, theirs), times, strict=True):
+            gc.collect()
+            start = time.perf_counter()
+            work()
+            kept.append(time.perf_counter() - start)
+    our_rate, their_rate = (amount / statistics.median(kept) for kept in times)
+    return Row(case, peer, our_rate / their_rate, our_rate, their_rate, unit, runs)

@@ -1,0 +1,174 @@
+"""Training throughput: an experiment as `make train` runs it, against the same loop written plainly by hand.
+
+The plain loop is the tutorial's: OpenCV reads, albumentations resizes and flips, segmentation_models_pytorch has the network
+and the Dice loss, torch's DataLoader and Adam do the rest. Both start from the same random weights and train on the same
+pictures at the same size and batch with the same number of workers. They take turns step by step: Lightning's loop runs in a
+thread that waits for its turn.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import albumentations as A
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from trimask import experiments
+from trimask.bench.side_by_side import Row, compare
+from trimask.data.human import HumanSegmentation
+from trimask.networks.unet import UNet
+from trimask.run.build import build
+from trimask.weights import source_names
+
+CPU_PRESET: dict[str, Any] = {"precision": "bf16-mixed", "channels_last": True}
+PLAIN: dict[str, Any] = {"precision": "32-true", "channels_last": False}
+
+
+def human_unet_resnet50(runs: int) -> list[Row]:
+    """human/unet_resnet50 at its batch of 32, at equal precision and with the CPU preset, against fp32 of the plain loop."""
+    rows = []
+    for name, preset in (("fp32", PLAIN), ("bf16, channels_last", CPU_PRESET)):
+        ours = OurLoop("human/unet_resnet50", **preset)
+        theirs = PlainLoop(smp_weights(ours.module.network), batch_size=ours.data.batch_size, num_workers=2)
+        case = f"human/unet_resnet50 {name}"
+        peer = "smp + albumentations, fp32"
+        rows.append(
+            compare(case, peer, ours.step, theirs.step, amount=ours.data.batch_size, unit="pictures/s", runs=runs)
+        )
+        ours.stop()
+        our_loss, their_loss = (float(np.mean(loop.losses[-runs:])) for loop in (ours, theirs))
+        steps = len(theirs.losses)
+        unit = f"mean loss of steps {steps - runs + 1}-{steps}"
+        rows.append(Row(f"{case}: loss", peer, their_loss / our_loss, our_loss, their_loss, unit, runs))
+    return rows
+
+
+CASES: dict[str, Callable[[int], list[Row]]] = {"human/unet_resnet50": human_unet_resnet50}
+
+
+class OurLoop:
+    """An experiment's own training loop, one step at a time."""
+
+    def __init__(self, experiment: str, *, precision: Any, channels_last: bool) -> None:
+        config = experiments.find(experiment).config
+        random_weights: dict[str, Any] = {"init_args": {"network": {"init_args": {"pretrained": False}}}}
+        config["model"] = experiments.merge(config["model"], random_weights)
+        torch.manual_seed(0)
+        self.module, self.data = build(config)
+        if channels_last:
+            self.module.network.to(memory_format=torch.channels_last)
+        self.turns = _TakingTurns()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            precision=precision,
+            max_epochs=100,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=tempfile.gettempdir(),
+            callbacks=[self.turns],
+        )
+        self.thread = threading.Thread(target=trainer.fit, args=(self.module, self.data), daemon=True)
+        self.thread.start()
+        self.turns.ready.wait()
+
+    @property
+    def losses(self) -> list[float]:
+        return self.turns.losses
+
+    def step(self) -> None:
+        self.turns.allowed.release()
+        self.turns.done.acquire()
+
+    def stop(self) -> None:
+        self.turns.stopping = True
+        self.turns.allowed.release()
+        self.thread.join()
+
+
+class _TakingTurns(Callback):
+    """Lets a fit in another thread do one step when it is told to."""
+
+    def __init__(self) -> None:
+        self.ready, self.stopping = threading.Event(), False
+        self.allowed, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.ready.set()
+        self.allowed.acquire()
+        trainer.should_stop = self.stopping
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.done.release()
+
+
+class PlainLoop:
+    """The tutorial's loop, in the few lines that it has there."""
+
+    def __init__(self, weights: dict[str, Tensor], *, batch_size: int, num_workers: int) -> None:
+        import segmentation_models_pytorch as smp
+
+        self.model = smp.Unet(encoder_name="resnet50", encoder_weights=None, in_channels=3, classes=1, activation=None)
+        self.model.load_state_dict(weights)
+        self.dice, self.bce = smp.losses.DiceLoss(mode="binary"), nn.BCEWithLogitsLoss()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        loader = DataLoader(_Tutorial(), batch_size, shuffle=True, num_workers=num_workers, drop_last=True)
+        self.batches = _forever(loader)
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        images, masks = next(self.batches)
+        self.optimizer.zero_grad()
+        logits = self.model(images)
+        loss = self.dice(logits, masks) + self.bce(logits, masks)
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+
+def _forever(loader: DataLoader) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+class _Tutorial(Dataset):
+    def __init__(self) -> None:
+        self.pairs = HumanSegmentation("train").pairs
+        flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+        self.augment = A.Compose([A.Resize(320, 320), *flips])
+        self.mean, self.std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pair = self.pairs[index]
+        image: Any = cv2.cvtColor(cv2.imread(pair.image), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+        mask: Any = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
+        mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        data = self.augment(image=image, mask=mask)
+        image = ((data["image"] / 255.0 - self.mean) / self.std).transpose(2, 0, 1).astype(np.float32)
+        mask = (data["mask"][None] / 255.0).round().astype(np.float32)
+        return torch.from_numpy(image), torch.from_numpy(mask)
+
+
+def smp_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of our U-Net under smp's names."""
+    state, table = network.state_dict(), UNet.RENAMES["smp"]
+    return {theirs: state[ours].clone() for ours, theirs in source_names(state, table).items()}
