@@ -27,7 +27,7 @@ ALLOWED = {
 # libraries -> where they may be used
 LIBRARIES = {
     "lightning": {"data/datamodule", "tasks", "run", "visualise/panels", "bench"},
-    "timm": {"layers/backbone", "layers/plain_vit", "optim/groups", "networks/sam", "bench"},
+    "timm": {"layers/backbone", "layers/depthwise", "layers/plain_vit", "optim/groups", "networks/sam", "bench"},
     "wandb": {"visualise", "run", "sweep"},
     "albumentations": {"data", "bench"},
     "transformers": {"bench"},

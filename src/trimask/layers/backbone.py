@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trimask.layers.depthwise import keep_depthwise_in_fp32
 from trimask.weights import listed, read_weights, require_same_names, translate
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
             "out_indices": None if out_indices is None else tuple(out_indices),
             "drop_path_rate": drop_path or None,
         }
-        body: Any = _build(name, options, _initial_weights(name, pretrained))
+        body: Any = keep_depthwise_in_fp32(_build(name, options, _initial_weights(name, pretrained)))
         self.body = body
         self.channels: list[int] = body.feature_info.channels()
         self.strides: list[int] = body.feature_info.reduction()
