@@ -33,11 +33,17 @@ USAGE = """usage: python -m trimask COMMAND ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0 done, 2 the user must change something)."""
+    """Runs one command; returns the exit code (0 done, 2 the user must change something, 130 interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
         return _run(command, rest)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends an interrupted run with `sys.exit(1)`
+            return 130
+        raise
     except Exception as error:
         sentence = one_sentence(error)
         if sentence is None:

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import dis
 import importlib
 import inspect
+import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from trimask.types import DataError
+
+PACKAGE = str(Path(__file__).resolve().parent)
 
 
 class UsageError(ValueError):
     """The command line or a configuration file is wrong; the message says what to do."""
 
 
+class OptionParser(argparse.ArgumentParser):
+    """argparse that raises a UsageError where its own would print its usage and end the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}. `python -m trimask --help` shows the options.")
+
+
 def one_sentence(error: BaseException) -> str | None:
     """What to tell the user, or None for an error that is trimask's own fault and deserves its traceback."""
-    if isinstance(error, KeyboardInterrupt):
-        return None
     for cause in _causes(error):
-        if isinstance(cause, DataError | UsageError):
+        if isinstance(cause, DataError | UsageError) or (isinstance(cause, ValueError) and _raised_on_purpose(cause)):
             return _without_worker_traceback(str(cause), type(cause).__name__)
-    if type(error).__name__ in ("ArgumentError", "ParserError"):
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: {error.strerror}."
+    if type(error).__name__ in ("ArgumentError", "ParserError"):  # jsonargparse's
         return innermost(str(error))
-    if isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | PermissionError):
-        return _without_worker_traceback(str(error), type(error).__name__) if _meant_for_users(error) else None
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, about the trainer's settings
+        return str(error)
     return None
 
 
-def _causes(error: BaseException | None) -> Iterable[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised `from`, from the outside in."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
-def _meant_for_users(error: BaseException) -> bool:
-    """Whether the error was raised by trimask itself rather than somewhere below it."""
+def _raised_on_purpose(error: BaseException) -> bool:
+    """Whether a `raise` in trimask made the error, rather than something that trimask called or a slip such as int("x")."""
     traceback = error.__traceback__
-    last = None
-    while traceback is not None:
-        last, traceback = traceback, traceback.tb_next
-    return last is None or "/trimask/" in last.tb_frame.f_code.co_filename.replace("\\", "/")
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    code = traceback.tb_frame.f_code
+    return code.co_filename.startswith(PACKAGE) and code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _without_worker_traceback(message: str, kind: str) -> str:
@@ -51,54 +68,114 @@ def _without_worker_traceback(message: str, kind: str) -> str:
     return message.rpartition(f"{kind}: ")[2].strip()
 
 
-# What jsonargparse wraps around a cause.
+# --- what jsonargparse says ---
+
+# A line that only wraps the lines below it, or an alternative that nobody has tried to give.
 _WRAPPING = re.compile(
-    r"^(Parser key|Does not validate|Subtypes:|Errors:|Problem with given class_path|Given value|Expected a <class 'NoneType'>)"
+    r"Does not validate|Subtypes:|Errors:|Problem with given class_path|Given value|Expected a path but"
+    r"|Expected a <class 'NoneType'>|Not a valid subclass|Subclass types expect|a class path \(|a dict with"
 )
+_UNKNOWN_OPTION = re.compile(r"(?:Option '|unrecognized arguments: (?:--)?|not accept option ')([^\s'=]+)")
+_UNKNOWN_NAME = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_UNKNOWN_MODULE = re.compile(r"No module named '([\w.]+)'")
+_NO_CLASS_PATH = re.compile(r"dot import path string: (\S+?)\.?(?: |$)")
+_WRONG_TYPE = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
 
 
-def innermost(message: str) -> str:
-    """One sentence out of jsonargparse's explanation, which goes from the outside in, once for every type of a union.
+class _Complaint(NamedTuple):
+    """One line of the explanation, the configuration key and the class that it is about."""
 
-    The cause is the deepest line that does not only wrap others; where it is an unknown name, the nearest known one is added.
+    rank: tuple[
+        bool, int
+    ]  # a wrong type is only one member of a union speaking; then, the deeper the nearer to the cause
+    key: str
+    class_path: str
+    text: str
+
+
+def innermost(message: str, known: Iterable[str] = ()) -> str:
+    """One sentence out of jsonargparse's explanation.
+
+    It is a tree that goes from the outside in by indentation, with a branch for every member of a union; the cause is its
+    deepest line that does not only wrap others.
+
+    Args: known: the options outside any class path, for an unknown one among them.
     """
-    causes: list[tuple[int, str, str, str]] = []
+    complaints = list(_complaints(message))
+    if not complaints:
+        return message.strip()
+    cause = max(complaints, key=lambda complaint: complaint.rank)
+    where = f"{cause.key}: " if cause.key else ""
+    if found := _UNKNOWN_OPTION.search(cause.text):
+        name = found.group(1)
+        options = _options(cause.class_path) if cause.key else list(known)
+        roots = dict.fromkeys(option.partition(".")[0] for option in options)
+        if (root := name.partition(".")[0]) not in roots:
+            name, options = root, list(roots)
+        return f"{where}there is no option {name!r}{nearest(name, options)}"
+    if found := _UNKNOWN_NAME.search(cause.text):
+        module, name = found.groups()
+        return f"{where}there is no {name!r} in {module}{nearest(name, _public(module))}"
+    if found := _UNKNOWN_MODULE.search(cause.text):
+        return f"{where}there is no module {found.group(1)!r}{nearest(found.group(1), _siblings(found.group(1)))}"
+    if found := _NO_CLASS_PATH.search(cause.text):
+        return f"{where}{found.group(1)!r} is no class path; give package.module.Name."
+    if _WRONG_TYPE.match(cause.text):
+        return f"{where}{_wrong_type([c.text for c in complaints if c.key == cause.key], message)}"
+    text = re.sub(r"^Type .* expects a function or a callable class: ", "", cause.text).partition(". Got value: ")[0]
+    return f"{where}{text.rstrip('.')}."
+
+
+def _complaints(message: str) -> Iterator[_Complaint]:
     keys: list[tuple[int, str]] = []
     class_path = ""
     for line in message.splitlines():
-        text = line.strip(" -\t")
-        depth = len(line) - len(line.lstrip(" -\t"))
+        text = line.strip(" -")
+        depth = len(line) - len(line.lstrip(" -"))
         if found := re.search(r"class_path(?:=| )'([\w.]+)'", line):
             class_path = found.group(1)
-        if found := re.match(r"Parser key \"([^\"]+)\"", text):
+        if found := re.match(r'Parser key "([^"]+)":\s*', text):
             keys = [*(key for key in keys if key[0] < depth), (depth, found.group(1))]
-        text = re.sub(r"^Parser key \"[^\"]+\":\s*", "", text)
+            text = text[found.end() :]
         if text and not _WRAPPING.match(text):
-            causes.append((depth, ".".join(key for _, key in keys), text, class_path))
-    if not causes:
-        return message.strip()
-    _, where, text, class_path = max(causes, key=lambda cause: cause[0])
-    text = re.sub(r"^Type typing\.\S+ expects .*?: ", "", text.partition(" Got value: Namespace")[0])
-    if unknown := re.search(
-        r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|Key '([\w.]+)'", text
-    ):
-        name = next(group for group in unknown.groups() if group)
-        return f"{where or 'command line'}: there is no option {name!r}{nearest(name.split('.')[0], _options(class_path))}."
-    return f"{where}: {text}" if where else text
+            specific = not _WRONG_TYPE.match(text)
+            yield _Complaint((specific, depth), ".".join(key for _, key in keys), class_path, text)
+
+
+def _wrong_type(texts: list[str], message: str) -> str:
+    """What is given and what every member of the union would take."""
+    found = [match for text in texts if (match := _WRONG_TYPE.match(text))]
+    wanted = [re.sub(r"<class '(?:[\w]+\.)*(\w+)'>|typing\.Literal|(?:\w+\.)+", r"\1", m.group(1)) for m in found]
+    given = next((match.group(2) for match in found if match.group(2)), "")
+    if not given and (values := re.findall(r"Given value: (.*)", message)):
+        given = values[0]
+    return f"{given!r} is given; allowed is {' or '.join(dict.fromkeys(wanted))}."
 
 
 def _options(class_path: str) -> list[str]:
     """The arguments of a class, by its path."""
     module, _, name = class_path.rpartition(".")
-    if not module:
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters) if module else []
+
+
+def _public(module: str) -> list[str]:
+    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+
+
+def _siblings(module: str) -> list[str]:
+    """The modules of the nearest package around a module that does not exist."""
+    package, _, _ = module.rpartition(".")
+    if not package:
         return []
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    try:
+        return [f"{package}.{entry.name}" for entry in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    except ModuleNotFoundError:
+        return _siblings(package)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean x?", or what there is."""
+    """The end of a sentence about an unknown name: what comes near, or a few that exist."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}"
-    return f"; there are {', '.join(known)}" if known else ""
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(known)}." if 0 < len(known) <= 20 else "."

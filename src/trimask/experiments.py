@@ -39,8 +39,8 @@ class Baseline:
     none: str | None = None
 
     def __post_init__(self) -> None:
-        facts = [self.metric, self.value, self.tolerance, self.source]
-        if (self.none is None) == any(fact is None for fact in facts):
+        stated = [fact is not None for fact in (self.metric, self.value, self.tolerance, self.source)]
+        if not all(stated) if self.none is None else any(stated):
             raise ValueError(
                 "`baseline:` needs metric, value, tolerance and source, or else only `none:` with the reason why no "
                 f"number was published; got {self!r}."

@@ -77,6 +77,7 @@ class Pipeline:
 
         Args:
             pictures: paths, encoded bytes, PIL pictures, uint8 arrays (H, W), (H, W, K), or uint8 tensors (K, H, W).
+                Gray ones are seen as RGB; for a network of K channels other than three give an array or a tensor.
             batch_size: pictures that go through the network together.
 
         Returns:

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from trimask.data.decode import read_image
 from trimask.data.folder import PICTURE_SUFFIXES
-from trimask.errors import UsageError
+from trimask.errors import OptionParser, UsageError
 from trimask.pipeline import Pipeline
 from trimask.run.console import console
 from trimask.run.folder import RunFolder
@@ -42,7 +42,7 @@ def predict(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trimask predict", description="Masks, overlays and a JSON for pictures.")
+    parser = OptionParser(prog="trimask predict", description="Masks, overlays and a JSON for pictures.")
     parser.add_argument("pictures", nargs="+", type=Path, help="picture files, or folders that are searched for them")
     parser.add_argument("--run", required=True, help="a run's folder, a .ckpt file, or an experiment (its newest run)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results; made if it does not exist")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import jsonargparse
@@ -29,5 +30,6 @@ def build(config: Mapping[str, Any]) -> tuple[SegmentationModule, SegmentationDa
     """Args: config: of an experiment (`experiments.find(name).config`); only `model` and `data` are used."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add_arguments(parser)
-    built = parser.instantiate(parser.parse_object({key: config[key] for key in ("model", "data")}))
+    copy = deepcopy({key: config[key] for key in ("model", "data")})  # jsonargparse writes into what it parses
+    built = parser.instantiate(parser.parse_object(copy))
     return built.model, built.data

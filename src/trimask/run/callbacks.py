@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -20,26 +24,63 @@ log = logging.getLogger("trimask")
 
 
 def checkpoints(folder: RunFolder, monitor: str, mode: str, every_n_steps: int) -> list[Callback]:
-    """best.ckpt by the monitored number, last.ckpt after every validation and every `every_n_steps` steps, and the best
-    network's weights alone."""
+    """best.ckpt by the monitored number, last.ckpt after every validation, every epoch and every `every_n_steps` steps,
+    and the best network's weights alone."""
     best = ModelCheckpoint(
         folder.checkpoints, filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False
     )
-    last = _Last(
-        folder.checkpoints, filename="last", save_top_k=1, enable_version_counter=False, save_on_exception=False
-    )
-    between = _Last(
-        folder.checkpoints, filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
-    )
-    return [best, BestWeights(folder, best), last, between]
+    return [best, BestWeights(folder, best), Last(folder.checkpoint("last"), every_n_steps)]
 
 
-class _Last(ModelCheckpoint):
-    """Two of them write the same file, at different moments; each needs a name of its own for its state."""
+class Last(Checkpoint):
+    """Keeps last.ckpt, from which a killed run goes on exactly.
 
-    @property
-    def state_key(self) -> str:
-        return f"last every {self._every_n_train_steps} steps"
+    Two moments are left out at which Lightning's ModelCheckpoint (2.6.6) saves. Before a validation that is about to follow:
+    the continued run would skip it; the checkpoint after it comes soon. And between accumulated batches, where the first
+    batch of a continued run falls: their gradients are in no checkpoint.
+    """
+
+    def __init__(self, file: Path, every_n_steps: int) -> None:
+        self.file, self.every_n_steps = file, every_n_steps
+        self._step = 0  # the last one that was saved, or with which a checkpoint was loaded
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        due = trainer.global_step > self._step and trainer.global_step % self.every_n_steps == 0
+        if due and not _validation_follows(trainer, batch_idx):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.file)
+            self._step = trainer.global_step
+
+
+def _validation_follows(trainer: Any, batch_idx: int) -> bool:
+    index = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return trainer.is_last_batch or bool(trainer.val_check_batch and (index + 1) % trainer.val_check_batch == 0)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a kill leaves the old one or the new one.
+
+    Lightning writes into the system's temporary folder; from there to another disk a move is a copy, which can be cut off.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        fresh = Path(f"{path}.new")
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, fresh)
+        fresh.replace(path)
 
 
 class BestWeights(Callback):
@@ -134,6 +175,16 @@ class Report(Callback):
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         self._last = pl_module.last_scores
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """An interrupted run says where it can be continued; of an error, log.txt keeps the whole story."""
+        last = self.folder.checkpoint("last")
+        if isinstance(exception, KeyboardInterrupt):
+            held = f"{last} continues it (--ckpt_path {last})" if last.is_file() else "no checkpoint was written yet"
+            log.info(f"interrupted at step {trainer.global_step}; {held}")
+            return
+        with self.folder.log.open("a") as handle:
+            traceback.print_exception(exception, file=handle)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._last is None or not trainer.is_global_zero or trainer.interrupted:

@@ -14,10 +14,14 @@ A folder is made once and never reused by another run.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import torch
 
 _INHERITED = "TRIMASK_RUN_FOLDER"
 
@@ -28,11 +32,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, experiment: str, root: Path = Path("runs")) -> RunFolder:
-        """A new folder named by the time; a further run of the same second gets a suffix."""
+        """A new folder named by the time; a further run of the same second gets a suffix. Names sort by age."""
         parent = root / experiment
         parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        for suffix in ("", *(f"-{n:03}" for n in range(2, 1000))):
             try:
                 (parent / f"{stamp}{suffix}").mkdir()
             except FileExistsError:
@@ -98,6 +102,10 @@ class RunFolder:
             pass  # the run is being continued, or another process of it was faster
         return file.read_text()
 
+    def discard(self) -> None:
+        """Removes the folder of a run that could not start."""
+        shutil.rmtree(self.path)
+
     def free_path(self, name: str) -> Path:
         """`name` inside the folder, with a number in front of its suffix where that exists already."""
         path = self.path / name
@@ -111,10 +119,21 @@ class RunFolder:
 def inherited() -> RunFolder | None:
     """The folder of this run, in a further process that Lightning has started for it."""
     path = os.environ.get(_INHERITED)
-    return RunFolder(Path(path)) if path and "LOCAL_RANK" in os.environ else None
+    return RunFolder(Path(path)) if path and os.environ.get("LOCAL_RANK", "0") != "0" else None
 
 
 def bequeath(folder: RunFolder) -> RunFolder:
     """Lets further processes of this run find its folder."""
     os.environ[_INHERITED] = str(folder.path)
     return folder
+
+
+def agreed(choose: Callable[[], RunFolder]) -> RunFolder:
+    """One folder for all processes of a run. Lightning starts the others later, with the environment of the first;
+    torchrun starts all at once, and the first tells the others through torchrun's own store."""
+    if not torch.distributed.is_torchelastic_launched():
+        return inherited() or bequeath(choose())
+    store, rank, _ = next(torch.distributed.rendezvous("env://"))
+    if rank == 0:
+        store.set(_INHERITED, str(choose().path))
+    return RunFolder(Path(store.get(_INHERITED).decode()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import netrc
 import os
@@ -12,25 +11,29 @@ from typing import Any
 from urllib.parse import urlparse
 
 import yaml
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.logging import RichHandler
 
 from trimask import experiments
 from trimask.data.datamodule import SegmentationDataModule
-from trimask.errors import UsageError
+from trimask.errors import OptionParser, UsageError, innermost
 from trimask.run.build import link_classes
-from trimask.run.callbacks import LearningRates, Progress, Report, checkpoints
+from trimask.run.callbacks import LearningRates, Progress, Report, WholeFiles, checkpoints
 from trimask.run.console import console
-from trimask.run.folder import RunFolder, bequeath, inherited
+from trimask.run.folder import RunFolder, agreed
 from trimask.run.metrics_csv import MetricsCsv
 from trimask.tasks import SegmentationModule
+from trimask.tasks.weights import read_checkpoint
 from trimask.visualise.panels import Panels
 
 log = logging.getLogger("trimask")
+_LISTENER = "trimask run"  # the name of our log handlers
 
 
 @dataclass
@@ -59,11 +62,13 @@ os.environ.setdefault(
 
 def launch(command: str, arguments: list[str]) -> int:
     """Composes the experiment, chooses the run's folder, and hands over to Lightning."""
-    parser = argparse.ArgumentParser(prog=f"trimask {command}", add_help=False, allow_abbrev=False)
+    parser = OptionParser(prog=f"trimask {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--exp")
     parser.add_argument("--with", dest="fragments", action="append", default=[])
     parser.add_argument("--ckpt_path")
     ours, theirs = parser.parse_known_args(arguments)
+    if not (ours.exp or ours.ckpt_path or theirs):
+        raise UsageError(f"What to {command}? Give --exp NAME; `python -m trimask list` shows all experiments.")
     name = experiments.find(ours.exp).name if ours.exp else "unnamed"
     config = experiments.find(ours.exp).config if ours.exp else {}
     checkpoint = _checkpoint(command, ours.ckpt_path, name)
@@ -75,8 +80,8 @@ def launch(command: str, arguments: list[str]) -> int:
     text = [f"--config={yaml.safe_dump(config)}"] if config else []
     if checkpoint:
         theirs = [*theirs, f"--ckpt_path={checkpoint}"]
-    cli = TrimaskCLI([command, *text, *theirs], experiment=name, continued=continued)
-    return 130 if cli.trainer.interrupted else 0
+    TrimaskCLI([command, *text, *theirs], experiment=name, checkpoint=checkpoint)
+    return 0
 
 
 def _checkpoint(command: str, given: str | None, experiment: str) -> Path | None:
@@ -95,11 +100,12 @@ class TrimaskCLI(LightningCLI):
     Args:
         arguments: a command and its options, as on the command line.
         experiment: its name; names the run's folder.
-        continued: the folder of the run whose checkpoint is used.
+        checkpoint: the one that is measured or continued, if any.
     """
 
-    def __init__(self, arguments: list[str], *, experiment: str, continued: RunFolder | None) -> None:
-        self.arguments, self.experiment, self.continued = arguments, experiment, continued
+    def __init__(self, arguments: list[str], *, experiment: str, checkpoint: Path | None) -> None:
+        self.arguments, self.experiment, self.checkpoint = arguments, experiment, checkpoint
+        self.continued = RunFolder.of_checkpoint(checkpoint) if checkpoint else None
         quiet = {"exit_on_error": False}
         super().__init__(
             SegmentationModule,
@@ -114,7 +120,15 @@ class TrimaskCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        skipped = {"model", "dataloaders", "datamodule", "train_dataloaders", "val_dataloaders", "weights_only"}
+        skipped = {
+            "model",
+            "datamodule",
+            "dataloaders",
+            "train_dataloaders",
+            "val_dataloaders",
+            "verbose",
+            "weights_only",
+        }
         return {command: set(skipped) for command in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -125,41 +139,65 @@ class TrimaskCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(self.arguments)
+        try:
+            self.config = parser.parse_args(self.arguments)
+        except ArgumentError as error:
+            known = self._parser(self.arguments[0]).get_defaults().keys(branches=True)
+            raise UsageError(innermost(str(error), known)) from error
+
+    def validate(self, **settings: Any) -> None:
+        self.trainer.validate(**settings, verbose=False)  # `Report` prints a table of its own
+
+    def test(self, **settings: Any) -> None:
+        self.trainer.test(**settings, verbose=False)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's configuration is the config.yaml beside it."""
 
     def instantiate_classes(self) -> None:
         self._dump_config()
+        if self.checkpoint:
+            _forget_pretrained(self._get(self.config, "model"))
         super().instantiate_classes()
         self.model.config = self.config_dump["model"]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.datamodule.check(str(self.subcommand))  # before anything is written
+        self.datamodule.check(str(self.subcommand))  # this and the next before anything is written
+        if self.checkpoint:
+            self.model.on_load_checkpoint(read_checkpoint(self.checkpoint))
         settings = RunSettings(**vars(self._get(self.config, "run")))
         self.folder = self._folder()
-        _log_to(self.folder.log)
+        if _first_process():
+            _log_to(self.folder.log)
         _write_config(self.folder, self.config_dump)
         given = self._get(self.config_init, "trainer")
         own = _as_list(given["logger"]) if given["logger"] is not True else []
         loggers = [] if given["logger"] is False else [*self._loggers(settings), *own]
-        return super().instantiate_trainer(
-            logger=loggers,
-            callbacks=[*self._callbacks(settings, given), *_as_list(given["callbacks"])],
-            default_root_dir=self.folder.path,
-            **kwargs,
-        )
+        watched = given["enable_progress_bar"] is not False and console.is_terminal
+        try:
+            return super().instantiate_trainer(
+                logger=loggers,
+                callbacks=[*self._callbacks(settings, watched), *_as_list(given["callbacks"])],
+                plugins=[WholeFiles(), *_as_list(given["plugins"])],
+                enable_progress_bar=watched,
+                default_root_dir=self.folder.path,
+                **kwargs,
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:  # Lightning's ways to refuse a setting
+            if self.folder != self.continued and _first_process():
+                self.folder.discard()
+            raise UsageError(f"trainer: {error}") from error
 
     def _folder(self) -> RunFolder:
         """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's."""
-        if folder := inherited():
-            return folder
+        return agreed(self._choose_folder)
+
+    def _choose_folder(self) -> RunFolder:
         if self.continued and self.subcommand == "fit":
-            return bequeath(self.continued)
+            return self.continued
         if self.continued:
-            return bequeath(RunFolder.create(str(self.subcommand), root=self.continued.path))
-        return bequeath(RunFolder.create(self.experiment))
+            return RunFolder.create(str(self.subcommand), root=self.continued.path)
+        return RunFolder.create(self.experiment)
 
     def _loggers(self, settings: RunSettings) -> list[Logger]:
         loggers: list[Logger] = [MetricsCsv(self.folder.metrics)]
@@ -167,15 +205,23 @@ class TrimaskCLI(LightningCLI):
             loggers.append(_wandb(self.folder, self.experiment, settings.wandb_project, self.config_dump))
         return loggers
 
-    def _callbacks(self, settings: RunSettings, trainer: Any) -> list[Callback]:
-        callbacks: list[Callback] = [Panels(self.folder, settings.panels)]
-        if trainer["enable_progress_bar"] is not False:
+    def _callbacks(self, settings: RunSettings, watched: bool) -> list[Callback]:
+        callbacks: list[Callback] = [Panels(self.folder, settings.panels), Report(self.folder, console)]
+        if watched:
             callbacks.append(Progress())
-        callbacks.append(Report(self.folder, console))
         if self.subcommand == "fit":
             monitor = settings.monitor or f"val/{self.model.headline}"
             callbacks += [LearningRates(), *checkpoints(self.folder, monitor, settings.mode, settings.save_every)]
         return callbacks
+
+
+class _Wandb(WandbLogger):
+    """Ends its W&B run with the trainer's, so that a further run of the same process does not go on with it."""
+
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        if self._experiment is not None:
+            self.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 def _wandb(folder: RunFolder, experiment: str, project: str, config: dict[str, Any]) -> WandbLogger:
@@ -183,17 +229,16 @@ def _wandb(folder: RunFolder, experiment: str, project: str, config: dict[str, A
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")  # log.txt keeps what is printed
     os.environ.setdefault("WANDB_MODE", "online" if _has_wandb_key() else "offline")
-    logger = WandbLogger(
+    return _Wandb(
         project=project,
         name=f"{experiment} {folder.path.name}",
         group=experiment,
         save_dir=folder.path,
-        id=folder.wandb_id(),
+        id=folder.wandb_id() if _first_process() else None,
         resume="allow",
+        config=config,
+        allow_val_change=True,  # of the configuration, when a run is continued
     )
-    if _first_process():
-        logger.experiment.config.update(config, allow_val_change=True)
-    return logger
 
 
 def _first_process() -> bool:
@@ -220,14 +265,34 @@ def _write_config(folder: RunFolder, config: dict[str, Any]) -> None:
 
 
 def _log_to(file: Path) -> None:
-    """What trimask, Lightning and Python's warnings say goes to the terminal and, with the time, to log.txt."""
-    handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("trimask", "lightning.pytorch", "py.warnings"):
-        logging.getLogger(name).addHandler(handler)
-    own = logging.getLogger("trimask")
-    own.setLevel(logging.INFO)
-    own.addHandler(RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None))
+    """What trimask, Lightning and Python's warnings say goes to the terminal and, with the time, to log.txt.
+
+    An earlier run of the same process, in a notebook or a test, stops listening.
+    """
+    terminal = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None)
+    text = logging.FileHandler(file)
+    text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    listeners: dict[str, list[logging.Handler]] = {
+        "trimask": [terminal, text],
+        "lightning.pytorch": [text],
+        "py.warnings": [text],
+    }
+    for name, handlers in listeners.items():
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if handler.name == _LISTENER]:
+            logger.removeHandler(handler)
+            handler.close()
+        for handler in handlers:
+            handler.name = _LISTENER
+            logger.addHandler(handler)
+    logging.getLogger("trimask").setLevel(logging.INFO)
+
+
+def _forget_pretrained(model: Namespace) -> None:
+    """All weights come from the checkpoint, so that no initial ones are looked for."""
+    for key in list(model.keys()):
+        if key.rpartition(".")[2] == "pretrained":
+            model[key] = False
 
 
 def _as_list(value: Any) -> list[Any]:
