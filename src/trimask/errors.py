@@ -83,11 +83,13 @@ _WRONG_TYPE = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
 
 
 class _Complaint(NamedTuple):
-    """One line of the explanation, the configuration key and the class that it is about."""
+    """One line of the explanation, the configuration key and the class that it is about.
 
-    rank: tuple[
-        bool, int
-    ]  # a wrong type is only one member of a union speaking; then, the deeper the nearer to the cause
+    The rank is (whether it is more than a wrong type, which is only one member of a union speaking; its depth: the deeper,
+    the nearer to the cause).
+    """
+
+    rank: tuple[bool, int]
     key: str
     class_path: str
     text: str

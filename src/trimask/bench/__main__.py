@@ -5,17 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from rich.table import Table
 
+from trimask.bench.side_by_side import Row
 from trimask.run.console import console
 
 WHAT = ("train", "infer", "data", "metrics")
+
+
+def measure(what: str, case: str, runs: int) -> list[Row]:
+    """The rows of one case."""
+    console.print(f"[dim]{case} ...[/]")
+    return importlib.import_module(f"trimask.bench.{what}").CASES[case](runs)
 
 
 def main() -> int:
@@ -30,11 +39,10 @@ def main() -> int:
     if options.case and options.case not in cases:
         console.print(f"error: no case {options.case!r} of {options.what}; there are {', '.join(cases)}.")
         return 2
-    rows = []
-    for name, run in cases.items():
-        if options.case in (None, name):
-            console.print(f"[dim]{name} ...[/]")
-            rows += run(options.runs)
+    names = [options.case] if options.case else list(cases)
+    # A process of its own for each case: what the last one holds in memory would slow the next.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as process:
+        rows = [row for name in names for row in process.submit(measure, options.what, name, options.runs).result()]
     table = Table(
         "case", "peer", "ratio", "ours", "theirs", "unit", "runs", title=f"{options.what}: ratio > 1, we are ahead"
     )
@@ -48,7 +56,7 @@ def main() -> int:
     kept = json.loads(file.read_text()) if file.exists() else []
     new = [row.to_json() for row in rows]
     measured = {(row["case"], row["peer"]) for row in new}
-    kept = [row for row in kept if (row["case"], row["peer"]) not in measured]
+    kept = [row for row in kept if (row["case"], row["peer"]) not in measured]  # other cases of earlier calls
     file.write_text(json.dumps(kept + new, indent=1))
     console.print(f"written to {file}", highlight=False)
     return 0

@@ -6,11 +6,14 @@ A busy machine slows both alike when they take turns, so the ratio of the median
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from trimask.run.console import console
 
 Work = Callable[[], Any]
 
@@ -59,3 +62,11 @@ def compare(
             kept.append(time.perf_counter() - start)
     our_rate, their_rate = (amount / statistics.median(kept) for kept in times)
     return Row(case, peer, our_rate / their_rate, our_rate, their_rate, unit, runs)
+
+
+def require_extra(package: str, extra: str) -> bool:
+    """Whether a peer is installed; if not, one sentence says so and how to get it."""
+    if importlib.util.find_spec(package):
+        return True
+    console.print(f"skipped: {package} is not installed; pip install -e '.\\[{extra}]' brings it.", highlight=False)
+    return False

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import albumentations as A
@@ -29,47 +30,42 @@ from trimask.networks.unet import UNet
 from trimask.run.build import build
 from trimask.weights import source_names
 
-CPU_PRESET: dict[str, Any] = {"precision": "bf16-mixed", "channels_last": True}
-PLAIN: dict[str, Any] = {"precision": "32-true", "channels_last": False}
+
+def human_unet_resnet50(runs: int, fragments: Sequence[str] = ()) -> list[Row]:
+    """human/unet_resnet50 at its batch of 32 against the plain loop in fp32: throughput, and how far both have come."""
+    ours = OurLoop("human/unet_resnet50", fragments)
+    theirs = PlainLoop(smp_weights(ours.module.network), batch_size=ours.data.batch_size, num_workers=2)
+    case = " with ".join(["human/unet_resnet50", *fragments])
+    peer = "smp + albumentations, fp32"
+    speed = compare(case, peer, ours.step, theirs.step, amount=ours.data.batch_size, unit="pictures/s", runs=runs)
+    ours.stop()
+    our_loss, their_loss = (float(np.mean(loop.losses[-runs:])) for loop in (ours, theirs))
+    last = len(theirs.losses)
+    unit = f"mean loss of steps {last - runs + 1}-{last}"
+    return [speed, Row(case, peer, their_loss / our_loss, our_loss, their_loss, unit, runs)]
 
 
-def human_unet_resnet50(runs: int) -> list[Row]:
-    """human/unet_resnet50 at its batch of 32, at equal precision and with the CPU preset, against fp32 of the plain loop."""
-    rows = []
-    for name, preset in (("fp32", PLAIN), ("bf16, channels_last", CPU_PRESET)):
-        ours = OurLoop("human/unet_resnet50", **preset)
-        theirs = PlainLoop(smp_weights(ours.module.network), batch_size=ours.data.batch_size, num_workers=2)
-        case = f"human/unet_resnet50 {name}"
-        peer = "smp + albumentations, fp32"
-        rows.append(
-            compare(case, peer, ours.step, theirs.step, amount=ours.data.batch_size, unit="pictures/s", runs=runs)
-        )
-        ours.stop()
-        our_loss, their_loss = (float(np.mean(loop.losses[-runs:])) for loop in (ours, theirs))
-        steps = len(theirs.losses)
-        unit = f"mean loss of steps {steps - runs + 1}-{steps}"
-        rows.append(Row(f"{case}: loss", peer, their_loss / our_loss, our_loss, their_loss, unit, runs))
-    return rows
-
-
-CASES: dict[str, Callable[[int], list[Row]]] = {"human/unet_resnet50": human_unet_resnet50}
+CASES: dict[str, Callable[[int], list[Row]]] = {
+    "human/unet_resnet50": human_unet_resnet50,
+    "human/unet_resnet50+cpu": partial(human_unet_resnet50, fragments=["trainer/cpu"]),
+}
 
 
 class OurLoop:
     """An experiment's own training loop, one step at a time."""
 
-    def __init__(self, experiment: str, *, precision: Any, channels_last: bool) -> None:
+    def __init__(self, experiment: str, fragments: Sequence[str]) -> None:
         config = experiments.find(experiment).config
+        for fragment in fragments:
+            config = experiments.merge(config, experiments.load(experiments.find_fragment(fragment, "the benchmark")))
         random_weights: dict[str, Any] = {"init_args": {"network": {"init_args": {"pretrained": False}}}}
         config["model"] = experiments.merge(config["model"], random_weights)
         torch.manual_seed(0)
         self.module, self.data = build(config)
-        if channels_last:
-            self.module.network.to(memory_format=torch.channels_last)
         self.turns = _TakingTurns()
         trainer = L.Trainer(
             accelerator="cpu",
-            precision=precision,
+            precision=config["trainer"].get("precision", "32-true"),
             max_epochs=100,
             limit_val_batches=0,
             logger=False,

@@ -90,8 +90,13 @@ class SegmentationDataModule(L.LightningDataModule):
                 )
             check_samples(self.split(name), limit=self.check_first)
             self._checked.add(name)
+        if stage == "fit" and len(self.split("train")) < self.batch_size:
+            raise DataError(
+                f"The training split has {len(self.split('train'))} pictures, fewer than one batch of {self.batch_size}; "
+                "lower data.batch_size."
+            )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         world = trainer.world_size if trainer else 1
         sampler = EpochBatches(
@@ -102,11 +107,6 @@ class SegmentationDataModule(L.LightningDataModule):
             num_processes=world,
             position=self._batches_trained,
         )
-        if not len(sampler):
-            raise DataError(
-                f"The training split has {len(self.split('train'))} pictures, fewer than one batch of {self.batch_size}; "
-                "lower data.batch_size."
-            )
         limit = trainer.limit_train_batches if trainer else None
         if limit is not None:
             sampler.num_used = min(len(sampler), limit if isinstance(limit, int) else int(limit * len(sampler)))
@@ -147,6 +147,14 @@ class SegmentationDataModule(L.LightningDataModule):
                 "(devices x accumulated batches). Choose a multiple, or other devices or accumulation."
             )
         return self.batch_size // parts
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.train_dataloader().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to continue a run with other data. Lightning asks the loader itself only in mid-epoch."""
+        if self.trainer and self.trainer.state.fn == "fit":
+            self.train_dataloader().load_state_dict(state_dict)
 
     def _batches_trained(self) -> int:
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self.trainer else 0

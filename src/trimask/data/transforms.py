@@ -204,14 +204,15 @@ def warp_image(
         parts = [warp_image(image[:, :, i : i + 4], matrix, size, colors[i : i + 4]) for i in starts]
         return np.concatenate(parts, axis=2)
     image, matrix = _shrink_first(image, matrix)
-    return cv2.warpAffine(
+    result: Any = cv2.warpAffine(
         np.ascontiguousarray(image),
         _pixel_matrix(matrix),
         (size[1], size[0]),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=tuple(colors),
-    ).reshape(*size, channels)
+    )
+    return result.reshape(*size, channels)
 
 
 def _shrink_first(
@@ -223,7 +224,7 @@ def _shrink_first(
     new_height = max(round(height / max(int(1 / factors[1]), 1)), 1)
     if (new_height, new_width) == (height, width):
         return image, matrix
-    smaller = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_AREA)
+    smaller: Any = cv2.resize(np.ascontiguousarray(image), (new_width, new_height), interpolation=cv2.INTER_AREA)
     matrix = matrix @ np.diag([width / new_width, height / new_height, 1.0])
     return smaller.reshape(new_height, new_width, -1), matrix
 

@@ -7,7 +7,7 @@ Deviations: none.
 from __future__ import annotations
 
 from torch import Tensor, tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import logsigmoid
 
 from trimask.losses.dense import DenseTerm, Strip
 
@@ -36,6 +36,12 @@ class BinaryCrossEntropy(DenseTerm):
             )
 
     def measure(self, strip: Strip, focus: Tensor) -> Tensor:
-        pos_weight = None if self.pos_weight is None else self.pos_weight.to(strip.logits.dtype)[:, None, None]
-        loss = binary_cross_entropy_with_logits(strip.logits, strip.truth, pos_weight=pos_weight, reduction="none")
-        return loss.mean(dim=1, keepdim=True)
+        """(B, 1, r, W) log-likelihood; `combine` turns the sign, which saves passes over the picture."""
+        likelihood = logsigmoid(strip.margin)
+        if self.pos_weight is not None:
+            factor = self.pos_weight.to(likelihood.dtype)[:, None, None]
+            likelihood = likelihood * (1 + (factor - 1) * strip.truth)
+        return likelihood.mean(dim=1, keepdim=True) if likelihood.shape[1] > 1 else likelihood
+
+    def combine(self, sums: Tensor, focus: Tensor) -> Tensor:
+        return -sums.sum() / focus

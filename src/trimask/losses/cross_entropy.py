@@ -56,15 +56,20 @@ class CrossEntropy(DenseTerm):
         return total.where(total > 0, 1)
 
     def measure(self, strip: Strip, focus: Tensor) -> Tensor:
-        loss = -strip.true_log_probability
+        """(B, 1, r, W) log-likelihood; `combine` turns the sign, which saves passes over the picture."""
+        likelihood = strip.true_log_probability
         if self.class_weights is not None:
-            loss = loss * self.class_weights.to(loss.dtype)[strip.labels][:, None]
+            likelihood = likelihood * self.class_weights.to(likelihood.dtype)[strip.labels][:, None]
         if self.label_smoothing > 0:
-            every = -strip.log_probabilities
+            every = strip.log_probabilities
             if self.class_weights is not None:
-                every = every * self.class_weights.to(loss.dtype)[:, None, None]
-            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * every.mean(dim=1, keepdim=True)
-        return loss
+                every = every * self.class_weights.to(likelihood.dtype)[:, None, None]
+            every = every.mean(dim=1, keepdim=True)
+            likelihood = (1 - self.label_smoothing) * likelihood + self.label_smoothing * every
+        return likelihood
+
+    def combine(self, sums: Tensor, focus: Tensor) -> Tensor:
+        return -sums.sum() / focus
 
 
 class OhemCrossEntropy(DenseTerm):

@@ -22,8 +22,8 @@ class AreaTerm(DenseTerm):
 
     linear = False
 
-    def measure(self, strip: Strip, focus: Any) -> Tensor:
-        return torch.cat([strip.probabilities * strip.truth, strip.probabilities, strip.truth], dim=1)
+    def measure(self, strip: Strip, focus: Any) -> tuple[Tensor, ...]:
+        return strip.probabilities * strip.truth, strip.probabilities, strip.truth
 
     def combine(self, sums: Tensor, focus: Any) -> Tensor:
         """The mean over all classes; those absent from the truth have no defined overlap and contribute 0."""

@@ -35,8 +35,7 @@ class Focal(DenseTerm):
         self.alpha = alpha
 
     def measure(self, strip: Strip, focus: Tensor) -> Tensor:
-        margin = strip.logits * (2 * strip.truth - 1)  # p = sigmoid(margin)
-        loss = -logsigmoid(margin) * torch.exp(self.gamma * logsigmoid(-margin))
+        loss = -logsigmoid(strip.margin) * torch.exp(self.gamma * logsigmoid(-strip.margin))
         if self.alpha is not None:
             loss = loss * (self.alpha * strip.truth + (1 - self.alpha) * (1 - strip.truth))
         return loss.mean(dim=1, keepdim=True)

@@ -61,7 +61,7 @@ class Lovasz(DenseTerm):
 def _errors(strip: Strip, classes: Tensor) -> Tensor:
     """(B, K, r, W): the hinge of one logit, else how far the probability of each class lies from the truth."""
     if strip.logits.shape[1] == 1:
-        return (1 - strip.logits * (2 * strip.truth - 1)).relu()
+        return (1 - strip.margin).relu()
     truth = strip.labels[:, None] == classes[:, None, None]
     return (truth.to(strip.logits.dtype) - strip.probabilities.index_select(1, classes)).abs()
 

@@ -55,9 +55,12 @@ class RunSettings:
     wandb_project: str = "trimask"
 
 
-os.environ.setdefault(
-    "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
-)  # LightningCLI 2.6 calls what jsonargparse 5 will drop
+# LightningCLI 2.6 calls what jsonargparse 5 will drop
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+# Lightning 2.6.6 advertises other products, and tells at every checkpoint that it chose the default
+# (lightning/pytorch/trainer/connectors/{logger_connector,checkpoint_connector}.py).
+_NOISE = ("💡 Tip", "`weights_only` was not set")
 
 
 def launch(command: str, arguments: list[str]) -> int:
@@ -264,11 +267,18 @@ def _write_config(folder: RunFolder, config: dict[str, Any]) -> None:
         folder.free_path("config.yaml").write_text(text)
 
 
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOISE)
+
+
 def _log_to(file: Path) -> None:
     """What trimask, Lightning and Python's warnings say goes to the terminal and, with the time, to log.txt.
 
     An earlier run of the same process, in a notebook or a test, stops listening.
     """
+    for name in ("connectors.logger_connector.logger_connector", "connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.trainer.{name}").addFilter(_is_no_noise)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_noise)
     terminal = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None)
     text = logging.FileHandler(file)
     text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

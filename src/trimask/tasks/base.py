@@ -37,7 +37,7 @@ class SegmentationModule(L.LightningModule, ABC):
         optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
         groups: learning rate and weight decay of the parts of the network.
         schedule: learning rate over the run, in fractions of it.
-        num_outputs: output channels of the network; by default one a class. 1 with two classes means one logit.
+        num_outputs: output channels of the network: one a class, or 1 for two classes, which means one logit.
         pretrained: a trimask checkpoint or .safetensors file to start the whole network from.
         channels_last: keep activations and convolution weights with the channels innermost.
         compile: compile the network with torch.compile; worth it for long runs.
@@ -66,13 +66,18 @@ class SegmentationModule(L.LightningModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_outputs not in (None, len(classes)) and (num_outputs, len(classes)) != (1, 2):
+            raise ValueError(
+                f"`num_outputs` is {num_outputs} for {len(classes)} classes; leave it out, or give 1 for two classes."
+            )
         self.classes = classes
-        self.network = network(num_outputs or len(classes))
+        self.network: Any = network(num_outputs or len(classes))  # a SegmentationNetwork
         self.criterion = criterion
         if not hasattr(self.network.output, self.question):
             raise ValueError(
                 f"{type(self).__name__} needs a network whose output offers .{self.question}(); "
-                f"{type(self.network).__name__} answers {self.network.output.__name__}, which does not."
+                f"{type(self.network).__name__} "
+                f"answers {getattr(self.network.output, '__name__', self.network.output)}, which does not."
             )
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
@@ -94,7 +99,8 @@ class SegmentationModule(L.LightningModule, ABC):
         # Draws inside the network are a function of (seed, step, process), so that a resumed run repeats them. Batches
         # are counted rather than optimizer steps: accumulated batches must differ.
         count = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(hash((self.seed, count, self.global_rank)) % 2**63)
+        mixed = np.random.SeedSequence((self.seed, count, self.global_rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]))
         if hasattr(self.network, "set_progress"):
             self.network.set_progress(self.global_step / max(self._total_steps, 1))
 
@@ -102,13 +108,13 @@ class SegmentationModule(L.LightningModule, ABC):
         output = self.network(batch.images)
         losses = self.criterion(output, batch.targets)
         loss = torch.stack(list(losses.values())).sum()
-        size = len(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        settings: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}  # the mean over all processes
+        self.log("train/loss", loss, prog_bar=True, **settings)
         if len(losses) > 1:
-            self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=size)
+            self.log_dict({f"train/{name}": value for name, value in losses.items()}, **settings)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.network, self.make_optimizer, self.groups)
         scheduler = self.schedule.build(optimizer, self._total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

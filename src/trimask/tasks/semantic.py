@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -33,27 +35,25 @@ class SemanticModule(SegmentationModule):
         return values | {f"iou_{name}": value for name, value in zip(self.classes.names, scores.iou, strict=True)}
 
     def score_table(self, scores: SemanticScores) -> Table:
-        num_pictures = len(scores.pictures.names)
-        table = Table(title=f"{num_pictures} pictures", caption=scores.definition, caption_justify="left")
+        table = Table(title=f"{len(scores.pictures.names)} pictures", caption=scores.definition, caption_justify="left")
         for column in ("class", "IoU", "95 %", "accuracy", "Dice", "pixels"):
             table.add_column(column, justify="left" if column == "class" else "right")
         share = scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1)
         for label, name in enumerate(self.classes.names):
-            low_high = bootstrap_interval(scores.pictures.rows[:, :, [label]], mean_iou) if num_pictures else None
+            rows = scores.pictures.rows[:, :, [label]]
             table.add_row(
                 name + (" (not in the mean)" if label in scores.exclude else ""),
                 _percent(scores.iou[label]),
-                _interval(low_high),
+                _interval(scores.iou[label], rows),
                 _percent(scores.accuracy[label]),
                 _percent(scores.dice[label]),
                 _percent(share[label]),
             )
-        low_high = bootstrap_interval(scores.pictures.rows, lambda rows: mean_iou(rows, scores.exclude))
         table.add_section()
         table.add_row(
             "mean",
             _percent(scores.miou),
-            _interval(low_high),
+            _interval(scores.miou, scores.pictures.rows, scores.exclude),
             _percent(scores.mean_accuracy),
             _percent(scores.mean_dice),
             _percent(scores.pixel_accuracy) + " right",
@@ -70,5 +70,9 @@ def _percent(ratio: float) -> str:
     return "absent" if ratio != ratio else f"{100 * ratio:.2f}"
 
 
-def _interval(low_high: tuple[float, float] | None) -> str:
-    return "" if low_high is None else f"{100 * low_high[0]:.2f} - {100 * low_high[1]:.2f}"
+def _interval(value: float, rows: NDArray[np.int64], exclude: Sequence[int] = ()) -> str:
+    """Over pictures; nothing where there is no value."""
+    if value != value:
+        return ""
+    low, high = bootstrap_interval(rows, lambda drawn: mean_iou(drawn, exclude))
+    return f"{100 * low:.2f} - {100 * high:.2f}"

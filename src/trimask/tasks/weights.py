@@ -39,7 +39,9 @@ def load_network_weights(network: nn.Module, path: str | Path, classes: ClassSpe
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {type(network).__name__}: {error}") from error
+        first, *more = (line.strip() for line in str(error).splitlines()[1:])  # below a heading, one line a misfit
+        others = f" ({len(more)} more misfits)" if more else ""
+        raise ValueError(f"{path} does not fit {type(network).__name__}: {first}{others}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint: it is damaged, or holds more than tensors and plain data."
+        ) from error
     if not isinstance(checkpoint, dict) or "trimask" not in checkpoint:
         raise ValueError(f"{path} was not written by trimask; it has no class list and no network configuration.")
     return checkpoint
