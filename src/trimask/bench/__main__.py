@@ -15,16 +15,10 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from rich.table import Table
 
-from trimask.bench.side_by_side import Row
+from trimask.bench.side_by_side import measure
 from trimask.run.console import console
 
 WHAT = ("train", "infer", "data", "metrics")
-
-
-def measure(what: str, case: str, runs: int) -> list[Row]:
-    """The rows of one case."""
-    console.print(f"[dim]{case} ...[/]")
-    return importlib.import_module(f"trimask.bench.{what}").CASES[case](runs)
 
 
 def main() -> int:

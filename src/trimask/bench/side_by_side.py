@@ -6,6 +6,7 @@ A busy machine slows both alike when they take turns, so the ratio of the median
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import statistics
 import time
@@ -70,3 +71,9 @@ def require_extra(package: str, extra: str) -> bool:
         return True
     console.print(f"skipped: {package} is not installed; pip install -e '.\\[{extra}]' brings it.", highlight=False)
     return False
+
+
+def measure(what: str, case: str, runs: int) -> list[Row]:
+    """The rows of one case."""
+    console.print(f"[dim]{case} ...[/]")
+    return importlib.import_module(f"trimask.bench.{what}").CASES[case](runs)

@@ -192,5 +192,5 @@ class Report(Callback):
         table = pl_module.score_table(self._last)
         self.console.print(table)
         with self.folder.log.open("a") as handle:
-            Console(file=handle, width=120).print(table)
+            Console(file=handle, width=120, force_jupyter=False).print(table)
         log.info(f"{self.folder.path}  ({time.perf_counter() - self._started:.0f} s)")
