@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import trimask.losses
 from trimask.losses import CrossEntropy, DenseCriterion, DenseTerm, Dice, Focal, Lovasz, OhemCrossEntropy, Strip
+from trimask.losses.dense import small_labels
 from trimask.outputs import DenseOutput
 from trimask.types import Target
 
@@ -202,6 +203,23 @@ def test_errors_say_what_is_wrong():
         score(logits, labels, [Dice()], ignore_index=1)
     with pytest.raises(ValueError, match=r"labels 0\.\.2, but the network has the classes 0\.\.1"):
         score(logits[:, :1], labels, [Dice()])
+
+
+@pytest.mark.parametrize("num_classes", [3, 253, 254, 1000])
+@pytest.mark.parametrize("ignore_index", [-1, 5000])
+def test_small_labels_are_the_semantic_maps(num_classes, ignore_index):
+    """Several layers, pictures with different segments, a segment of the ignored label, one beyond the classes."""
+    labels = [torch.tensor([0, ignore_index, num_classes - 1]), torch.tensor([num_classes + 300])]
+    targets = [
+        Target(torch.randint(0, len(row) + 1, (2, 6, 7)), row, torch.zeros(len(row), dtype=torch.bool))
+        for row in labels
+    ]
+    small, valid = small_labels(targets, num_classes, ignore_index)
+    expected = torch.stack([target.semantic(ignore_index) for target in targets])
+    assert small.dtype == (torch.uint8 if num_classes < 254 else torch.int32)
+    assert torch.equal(valid, expected != ignore_index)
+    assert torch.equal(small[0].long(), expected[0].where(valid[0], 0))
+    assert (small[1][valid[1]] >= num_classes).all()  # not taken for a class: the device's own assertion stops the run
 
 
 PEAK = """
