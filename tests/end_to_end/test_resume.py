@@ -231,7 +231,9 @@ def test_a_killed_process_is_continued_with_other_workers_and_the_same_wandb_run
     assert last["global_step"] == 4
 
     command = ["fit", "--exp", "case.yaml", "--ckpt_path", "last", "--data.num_workers=0"]
-    subprocess.run([sys.executable, "-m", "trimask", *command], env=environment, check=True, capture_output=True)
+    command = [sys.executable, "-m", "trimask", *command]
+    continued = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert continued.returncode == 0, continued.stdout + continued.stderr
     assert_same_run(whole / "whole", run_folder())
     offline = [entry.name.rpartition("-")[2] for entry in os.scandir(f"{run_folder()}/wandb") if "-run-" in entry.name]
     assert len(offline) == 2
