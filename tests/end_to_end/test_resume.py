@@ -222,7 +222,11 @@ def test_a_killed_process_is_continued_with_other_workers_and_the_same_wandb_run
     monkeypatch.chdir(tmp_path)
     shutil.copy(whole / "case.yaml", tmp_path)
     (tmp_path / "killed.py").write_text(KILLED)
-    environment = {**os.environ, "WANDB_MODE": "offline"}
+    # Without the W&B service that an earlier test may have started in this process: it would outlive the kill, and
+    # still hold the killed run's id.
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {
+        "WANDB_MODE": "offline"
+    }
     command = ["fit", "--exp", "case.yaml", "--data.num_workers=2"]
     killed = subprocess.run([sys.executable, "killed.py", *command], env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
