@@ -24,17 +24,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trimask import experiments
-from trimask.bench.side_by_side import Row, compare
+from trimask.bench.infer import source_weights
+from trimask.bench.side_by_side import Row, compare, require_extra
 from trimask.data.human import HumanSegmentation
-from trimask.networks.unet import UNet
 from trimask.run.build import build
-from trimask.weights import source_names
 
 
 def human_unet_resnet50(runs: int, fragments: Sequence[str] = ()) -> list[Row]:
     """human/unet_resnet50 at its batch of 32 against the plain loop in fp32: throughput, and how far both have come."""
+    if not require_extra("segmentation_models_pytorch", "parity"):
+        return []
     ours = OurLoop("human/unet_resnet50", fragments)
-    theirs = PlainLoop(smp_weights(ours.module.network), batch_size=ours.data.batch_size, num_workers=2)
+    theirs = PlainLoop(source_weights(ours.module.network, "smp"), batch_size=ours.data.batch_size, num_workers=2)
     case = " with ".join(["human/unet_resnet50", *fragments])
     peer = "smp + albumentations, fp32"
     speed = compare(case, peer, ours.step, theirs.step, amount=ours.data.batch_size, unit="pictures/s", runs=runs)
@@ -162,9 +163,3 @@ class _Tutorial(Dataset):
         image = ((data["image"] / 255.0 - self.mean) / self.std).transpose(2, 0, 1).astype(np.float32)
         mask = (data["mask"][None] / 255.0).round().astype(np.float32)
         return torch.from_numpy(image), torch.from_numpy(mask)
-
-
-def smp_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of our U-Net under smp's names."""
-    state, table = network.state_dict(), UNet.RENAMES["smp"]
-    return {theirs: state[ours].clone() for ours, theirs in source_names(state, table).items()}
