@@ -121,7 +121,7 @@ def _picture_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
             raise ValueError("OpenCV cannot decode this JPEG")
         return cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
     if picture.mode in ("1", "P", *_PICTURE_ONLY_MODES):
-        return np.asarray(picture.convert("RGB"))
+        return np.array(picture.convert("RGB"))
     return _stored_pixels(picture, data)
 
 
@@ -130,7 +130,7 @@ def _stored_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
         raise ValueError(f"mode {picture.mode} holds no ids; save the mask as a grey or palette PNG of ids")
     if picture.format == "PNG" and picture.mode in ("RGB", "RGBA") and data[24:25] == b"\x10":
         return _color_png_16(data)
-    raw = np.asarray(picture)
+    raw = np.array(picture)
     return raw.astype(np.uint8) if raw.dtype == np.bool_ else raw.astype(raw.dtype.newbyteorder("="), copy=False)
 
 
