@@ -83,13 +83,13 @@ def find(name: str) -> Experiment:
     Raises:
         ValueError: no such experiment, with the nearest names; or a file that is not an experiment.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else home() / "experiments" / f"{name}.yaml"
+    is_file = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_file else home() / "experiments" / f"{name}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`trimask list` shows all."
         raise ValueError(f"There is no experiment {name!r} ({path} does not exist). {hint}")
-    short = path.with_suffix("").name if path.parent.name != "experiments" and name.endswith("ml") else name
-    return Experiment(short.removesuffix(".yaml"), path, load(path))
+    return Experiment(path.stem if is_file else name, path, load(path))
 
 
 def load(path: Path) -> dict[str, Any]:
