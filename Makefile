@@ -60,6 +60,18 @@ validate: $(READY) ## measure the best checkpoint of the newest run: EXP=name
 predict: $(READY) ## masks and overlays: EXP=name PICTURES="files or folders" OUT=folder
 	$(need-exp)@$(TRIMASK) predict --run $(EXP) $(PICTURES) --out $(or $(OUT),predictions) $(ARGS)
 
+.PHONY: check-data
+check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets
+	@$(TRIMASK) doctor $(if $(EXP),--exp $(EXP),--data $(or $(DATA),data)) $(ARGS)
+
+.PHONY: browse
+browse: $(READY) ## a page of samples as they are and as trained on: EXP=name or DATA=folder
+	@$(TRIMASK) browse $(if $(EXP),--exp $(EXP),--data $(or $(DATA),data)) $(ARGS)
+
+.PHONY: data
+data: $(READY) ## fetch a data set into DATA (default ./data): SET=human|camvid|coco|bdd100k|ade20k|voc
+	@$(TRIMASK) download $(SET) $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics [CASE=name]
 	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case $(CASE)) $(ARGS)

@@ -7,6 +7,7 @@ Whatever a user can get wrong ends in one sentence and exit code 2, before any t
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -16,10 +17,12 @@ from collections.abc import Sequence
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from trimask import experiments
-from trimask.errors import UsageError, one_sentence
+from trimask.errors import UsageError, nearest, one_sentence
 from trimask.run.console import console
 
 log = logging.getLogger("trimask")
+
+_OWN_FILE = ("predict", "doctor", "browse", "download")  # trimask/<command>.py has a function of the same name
 
 USAGE = """usage: python -m trimask COMMAND ...
 
@@ -27,6 +30,9 @@ USAGE = """usage: python -m trimask COMMAND ...
   validate  --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the validation split
   test      --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the test split
   predict   --run RUN PICTURES... --out FOLDER                                  masks, overlays and a JSON for pictures
+  doctor    --exp NAME | --data FRAGMENT, FILE or FOLDER                        what is wrong with the data, and the fix
+  browse    --exp NAME | --data FRAGMENT, FILE or FOLDER                        a page of samples, as they are and as trained on
+  download  SET                                                                 fetch a data set, or say how to get it
   list                                                                          all experiments
 
 `COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""
@@ -58,15 +64,14 @@ def _run(command: str, arguments: list[str]) -> int:
         return 0
     if command == "list":
         return _list()
-    if command == "predict":
-        from trimask.predict import predict
-
-        return predict(arguments)
+    if command in _OWN_FILE:
+        return int(getattr(importlib.import_module(f"trimask.{command}"), command)(arguments))
     if command in ("fit", "validate", "test"):
         from trimask.run.launch import launch
 
         return launch(command, arguments)
-    raise UsageError(f"There is no command {command!r}; the commands are fit, validate, test, predict and list.")
+    commands = ("fit", "validate", "test", *_OWN_FILE, "list")
+    raise UsageError(f"There is no command {command!r}{nearest(command, commands)}")
 
 
 def _list() -> int:

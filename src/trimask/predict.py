@@ -13,7 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from trimask.data.decode import read_image
-from trimask.data.folder import PICTURE_SUFFIXES
+from trimask.data.files import PICTURE_SUFFIXES
 from trimask.errors import OptionParser, UsageError
 from trimask.pipeline import Pipeline
 from trimask.run.console import console

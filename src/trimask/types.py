@@ -332,6 +332,15 @@ class SegmentationDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
+class FileDataset(SegmentationDataset, Protocol):
+    """A dataset that can say which files a sample comes from. Caches and the doctor ask for it; training does not need it."""
+
+    def files(self, index: int) -> tuple[str, ...]:
+        """Absolute paths: the picture first, then every annotation file of this sample alone (not one shared by all)."""
+        ...
+
+
 class SegmentationNetwork(Protocol):
     """Pure torch: (B, K, H, W) pictures in 0..255 (uint8 or float) -> an output object.
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from trimask.data.decode import LabelMap, read_image, read_mask
+from trimask.data.decode import read_image, read_mask
+from trimask.data.label_map import LabelMap
 from trimask.types import ClassSpec, DataError
 
 random = np.random.default_rng(0)

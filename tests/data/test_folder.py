@@ -8,7 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from trimask.data.folder import Folder, find_root
+from trimask.data.files import find_root
+from trimask.data.folder import Folder
 from trimask.types import DataError, SegmentationDataset
 
 CLASSES = {"names": ["background", "road", "person"], "things": ["person"]}

@@ -6,7 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from trimask.data.segments import from_ids, from_semantic, pack, segment_dtype, unpack
+from trimask.data import rle
+from trimask.data.segments import (
+    ValueIndex,
+    bitmask_fields,
+    bitmask_picture,
+    color_ids,
+    color_of_ids,
+    from_ids,
+    from_semantic,
+    pack,
+    pack_runs,
+    panoptic_ids,
+    panoptic_picture,
+    segment_dtype,
+    unpack,
+    unpack_runs,
+)
 from trimask.types import Sample
 
 masks_of_any_overlap = arrays(np.bool_, array_shapes(min_dims=3, max_dims=3, max_side=7))
@@ -85,3 +101,61 @@ def test_from_ids_keeps_the_ids(id_map):
     segments, ids = from_ids(id_map, unlabelled=0)
     np.testing.assert_array_equal(np.concatenate([[0], ids])[segments[0]], id_map)
     assert ids.tolist() == sorted(set(id_map.ravel().tolist()) - {0})
+
+
+STACKS = arrays(np.bool_, st.tuples(st.integers(0, 7), st.integers(1, 12), st.integers(1, 12)))
+
+
+@given(STACKS)
+@settings(max_examples=100, deadline=None)
+def test_runs_are_packed_as_masks_are(masks):
+    runs = [rle.from_mask(mask) for mask in masks]
+    segments = pack_runs(runs, masks.shape[1:])
+    np.testing.assert_array_equal(segments, pack(masks))
+    again = unpack_runs(segments, len(masks))
+    assert [one.tolist() for one in again] == [one.tolist() for one in runs]
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))),
+)
+@settings(max_examples=60, deadline=None)
+def test_ids_that_are_stored_as_colors(picture):
+    np.testing.assert_array_equal(color_of_ids(color_ids(picture)), picture)
+    np.testing.assert_array_equal(panoptic_picture(panoptic_ids(picture)), picture)
+    red, green, blue = picture.astype(int).transpose(2, 0, 1)
+    np.testing.assert_array_equal(color_ids(picture), red << 16 | green << 8 | blue)
+    np.testing.assert_array_equal(panoptic_ids(picture), red + 256 * green + 256**2 * blue)
+    with_alpha = np.dstack([picture, 255 - picture[..., :1]])
+    np.testing.assert_array_equal(color_ids(with_alpha), color_ids(picture))
+    np.testing.assert_array_equal(panoptic_ids(with_alpha), panoptic_ids(picture))
+
+
+def test_ids_without_a_color_are_refused():
+    with pytest.raises(ValueError, match=r"0\.\.16777215; got 0\.\.16777216"):
+        panoptic_picture(np.array([[0, 1 << 24]]))
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(4))))
+@settings(max_examples=60, deadline=None)
+def test_bitmasks_round_trip(picture):
+    fields = bitmask_fields(picture)
+    np.testing.assert_array_equal(bitmask_picture(fields), picture)
+    np.testing.assert_array_equal(fields.instance, picture[..., 2].astype(int) * 256 + picture[..., 3])
+
+
+def test_a_bitmask_that_was_read_as_rgb_is_refused():
+    with pytest.raises(ValueError, match="four channels"):
+        bitmask_fields(np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_values_are_found_and_replaced(dtype):
+    raw = np.random.default_rng(0).integers(0, 200, (13, 17)).astype(dtype)
+    index = ValueIndex(raw)
+    np.testing.assert_array_equal(index.values, np.unique(raw))
+    for kind in (np.uint8, np.int16, np.int32, np.int64):
+        new = (index.values * 3 % 101).astype(kind)
+        replaced = index.replace(new)
+        assert replaced.dtype == kind
+        np.testing.assert_array_equal(replaced, raw.astype(int) * 3 % 101)

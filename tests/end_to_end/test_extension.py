@@ -32,7 +32,7 @@ import numpy as np
 
 from torch.utils.data import Dataset
 
-from trimask.data.folder import semantic_sample
+from trimask.data.label_map import semantic_sample
 from trimask.types import ClassSpec
 
 

@@ -19,7 +19,7 @@ Whatever cannot be read whole (missing, empty, truncated, corrupt, more than Pil
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from trimask.types import ClassSpec, DataError
-
-IGNORE = "ignore"  # the word that stands for "unlabelled" where a class map asks for a class name
+from trimask.types import DataError
 
 _JPEG_END = b"\xff\xd9"
 _PICTURE_ONLY_MODES = ("CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "La", "RGBa", "RGBX")
@@ -73,7 +71,7 @@ def _as_rgb(raw: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def read_mask(path: str | Path) -> NDArray[Any]:
-    """A mask as it is stored, upright: (H, W) integers, or (H, W, 3 or 4) uint8 colors. `LabelMap` gives it meaning.
+    """A mask as it is stored, upright: (H, W) integers, or (H, W, 3 or 4) uint8 colors. `label_map.LabelMap` gives it meaning.
 
     Raises:
         DataError: as `read_image`, or the file's pixels are neither integers nor 8-bit RGB(A).
@@ -140,111 +138,3 @@ def _color_png_16(data: bytes) -> NDArray[Any]:
     if raw is None:
         raise ValueError("OpenCV cannot decode this PNG")
     return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-class LabelMap:
-    """What the raw values, or the colors, of a mask mean.
-
-    Exactly one of `values` and `colors` is given. Everything that a mask holds must be listed.
-
-    Args:
-        classes: the classes that the map may name.
-        values: raw value -> class name or "ignore".
-        colors: hexadecimal "rrggbb" -> class name or "ignore"; an alpha channel takes no part.
-
-    Raises:
-        DataError: the map names an unknown class, is empty, or has a key that is no value or color.
-    """
-
-    def __init__(
-        self,
-        classes: ClassSpec,
-        *,
-        values: Mapping[int, str] | None = None,
-        colors: Mapping[str, str] | None = None,
-    ) -> None:
-        if (values is None) == (colors is None):
-            raise DataError("A class map needs either `values` (raw value -> class) or `colors` (rrggbb -> class).")
-        self.is_color = colors is not None
-        self.num_classes = len(classes)
-        self.names: dict[int, str] = dict(values or {})
-        if colors is not None:
-            self.names = {_color_key(key): name for key, name in colors.items()}
-        if not self.names:
-            raise DataError("The class map is empty; list every raw value or color with its class name.")
-        if wrong := [key for key in self.names if isinstance(key, bool) or not isinstance(key, int)]:
-            raise DataError(f"The keys of `values` are integers; {wrong} are not.")
-        labels = {**{name: label for label, name in enumerate(classes.names)}, IGNORE: classes.ignore_index}
-        if unknown := sorted({str(name) for name in self.names.values() if name not in labels}):
-            raise DataError(f"The class map names {unknown}; the classes are {list(classes.names)}, or {IGNORE!r}.")
-        self.keys = np.array(sorted(self.names), np.int64)
-        self.labels = np.array([labels[self.names[int(key)]] for key in self.keys], np.int32)
-        if self.labels.min() >= 0 and self.labels.max() <= 255:
-            self.labels = self.labels.astype(np.uint8)
-
-    def __call__(self, raw: NDArray[Any], path: str | Path) -> NDArray[Any]:
-        """A mask as read from `path` -> (H, W) labels (uint8, or int32 where the labels need it).
-
-        Raises:
-            DataError: the mask holds something that is not in the map; the message says what and how often.
-        """
-        if self.is_color != (raw.ndim == 3):
-            raise DataError(self._wrong_kind(path))
-        if self.is_color:
-            raw = (raw[..., 0].astype(np.int32) << 16) | (raw[..., 1].astype(np.int32) << 8) | raw[..., 2]
-        return self._translate(raw, path)
-
-    def _translate(self, raw: NDArray[Any], path: str | Path) -> NDArray[Any]:
-        if raw.dtype == np.uint8:
-            counts = cv2.calcHist([raw], [0], None, [256], [0, 256]).ravel()  # (256, 1) before OpenCV 5
-            if np.delete(counts, self.keys[(self.keys >= 0) & (self.keys < 256)]).any():
-                raise DataError(self._unlisted(raw, path))
-            everything = np.arange(256)
-            return cv2.LUT(raw, self.labels[np.searchsorted(self.keys, everything).clip(max=len(self.keys) - 1)])
-        rows = np.searchsorted(self.keys, raw).clip(max=len(self.keys) - 1)
-        if (self.keys[rows] != raw).any():
-            raise DataError(self._unlisted(raw, path))
-        return self.labels[rows]
-
-    def __str__(self) -> str:
-        shown = [f"{self._show(int(key))}: {self.names[int(key)]}" for key in self.keys[:12]]
-        return "{" + ", ".join(shown + ["..."] * (len(self.keys) > 12)) + "}"
-
-    def _show(self, key: int) -> str:
-        return f"{key:06x}" if self.is_color else str(key)
-
-    def _wrong_kind(self, path: str | Path) -> str:
-        if self.is_color:
-            return f"{path}: the mask holds single values, but the class map {self} lists colors. Use `values`."
-        return f"{path}: the mask holds colors, but the class map {self} lists single values. Use `colors`."
-
-    def _unlisted(self, raw: NDArray[Any], path: str | Path) -> str:
-        values, counts = np.unique(raw, return_counts=True)
-        new = ~np.isin(values, self.keys)
-        values, counts = values[new], counts[new]
-        most = np.argsort(-counts, kind="stable")[:5]
-        shown = [f"{self._show(int(values[i]))} ({counts[i]} pixels)" for i in most]
-        more = f" and {len(values) - 5} more" if len(values) > 5 else ""
-        what = "color" if self.is_color else "value"
-        return (
-            f"{path}: the mask holds {what} {', '.join(shown)}{more}, which the class map {self} does not list. "
-            f"{self._hint(values, path)}"
-        )
-
-    def _hint(self, unlisted: NDArray[Any], path: str | Path) -> str:
-        if len(unlisted) > 5 and Path(path).suffix.lower() in (".jpg", ".jpeg"):
-            return "JPEG blurs the values of a mask: save masks as PNG."
-        if len(unlisted) > 5 and len(unlisted) > self.num_classes:
-            return "So many point to a mask that was smoothed when it was resized or saved: use nearest and PNG."
-        if unlisted.tolist() == [self.num_classes] and not self.is_color:
-            return "Are its ids counted from 1? Then list 1: <first class>, and so on, and 0 as what it means."
-        if unlisted.tolist() == [255] and not self.is_color:
-            return f"If 255 is a class, list 255: <class>; if it means unlabelled, list 255: {IGNORE}."
-        return f"List it with its class, or with {IGNORE!r}."
-
-
-def _color_key(key: object) -> int:
-    digits = key.removeprefix("#") if isinstance(key, str) else ""
-    if len(digits) != 6 or not set(digits.lower()) <= set("0123456789abcdef"):
-        raise DataError(f"The keys of `colors` are six hexadecimal digits in quotes, such as 'ff0000'; {key!r} is not.")
-    return int(digits, 16)

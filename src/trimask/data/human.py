@@ -17,8 +17,9 @@ import cv2
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from trimask.data.decode import LabelMap, read_image, read_mask
-from trimask.data.folder import Pair, divide, find_root, locate, pairs_from_folders, read_csv, select, semantic_sample
+from trimask.data.decode import read_image, read_mask
+from trimask.data.files import Pair, divide, find_root, locate, pairs_from_folders, read_csv, select
+from trimask.data.label_map import LabelMap, semantic_sample
 from trimask.types import ClassSpec, DataError, Sample, Size
 
 MAX_ASPECT_MISMATCH = 0.02  # the release's worst is 0.012; beyond this a mask belongs to another picture
@@ -30,7 +31,7 @@ class HumanSegmentation(Dataset[Sample]):
 
     Args:
         split: "train", "val", "all", or a text file of names, one a line. "test" is "val": the set has no third part.
-        root: the folder that holds `Human-Segmentation-Dataset/`, or that folder itself; see `folder.find_root`.
+        root: the folder that holds `Human-Segmentation-Dataset/`, or that folder itself; see `files.find_root`.
         test_size: share of the pictures that "val" holds out; the tutorial's is 0.2, that is 58 of 290.
         seed: of the split, which is scikit-learn's `train_test_split` on the rows in the CSV's order.
         csv: a file with the columns `images` and `masks`, in any order; only the last two parts of its paths count.
@@ -72,6 +73,9 @@ class HumanSegmentation(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def files(self, index: int) -> tuple[str, ...]:
+        return self.pairs[index].image, self.pairs[index].mask
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]

@@ -2,16 +2,24 @@
 
 A segment map is (L, H, W): 0 is unlabelled and k is row k-1 of the labels. The segments of one layer are disjoint, a
 higher layer lies on top. A crowded picture then costs one or two layers in a geometric transform instead of one mask an
-object, and overlapping annotations are kept exactly. Own work; `pack` and `unpack` are inverses.
+object, and overlapping annotations are kept exactly. Own work.
+
+Pairs of inverses: `pack` and `unpack` (masks), `pack_runs` and `unpack_runs` (run lengths, see `rle`), `color_ids` and
+`color_of_ids` (RRGGBB), `panoptic_ids` and `panoptic_picture` (COCO's panoptic PNG), `bitmask_fields` and
+`bitmask_picture` (BDD100K's RGBA).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from trimask.data import rle
+from trimask.types import Size
 
 
 def segment_dtype(num_segments: int) -> DTypeLike:
@@ -49,6 +57,79 @@ def unpack(segments: NDArray[Any], num_segments: int) -> NDArray[np.bool_]:
     return masks
 
 
+def pack_runs(runs: Sequence[rle.Runs], size: Size) -> NDArray[Any]:
+    """`pack` of run-length encoded masks, the last on top, at a cost that follows their area and not N x H x W."""
+    height, width = size
+    dtype = segment_dtype(len(runs))
+    layers = [np.zeros(height * width, dtype)]  # column by column, as the runs are
+    depth = np.zeros(height * width, np.int16)
+    for segment_id, one in enumerate(runs, start=1):
+        pixels = rle.pixels(one)
+        if not len(pixels):
+            continue
+        layer = int(depth[pixels].max())
+        if layer == len(layers):
+            layers.append(np.zeros(height * width, dtype))
+        layers[layer][pixels] = segment_id
+        depth[pixels] = layer + 1
+    return np.stack([np.ascontiguousarray(layer.reshape(width, height).T) for layer in layers])
+
+
+def unpack_runs(segments: NDArray[Any], num_segments: int) -> list[rle.Runs]:
+    """(L, H, W) ids -> the run lengths of each segment: the inverse of `pack_runs`."""
+    found: list[rle.Runs] = [np.array([segments[0].size], np.int64)] * num_segments
+    for layer in segments:
+        flat = layer.ravel(order="F")
+        starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] + 1)) if flat.size else np.zeros(0, np.int64)
+        ids, ends = flat[starts], np.append(starts[1:], flat.size)
+        order = np.argsort(ids, kind="stable")
+        bounds = np.searchsorted(ids[order], np.arange(1, num_segments + 2))
+        for row in range(num_segments):
+            mine = order[bounds[row] : bounds[row + 1]]
+            if len(mine):
+                edges = np.stack([starts[mine], ends[mine]], axis=1).ravel()
+                found[row] = rle.from_edges(edges, flat.size)
+    return found
+
+
+class ValueIndex:
+    """The distinct values of an integer picture, and the picture with other values in their place.
+
+    Runs of equal pixels are looked up once, which makes id pictures a matter of a millisecond whatever their range.
+
+    Attributes:
+        raw: (H, W) the picture.
+        values: (V,) the distinct values, ascending.
+    """
+
+    def __init__(self, raw: NDArray[Any]) -> None:
+        self.raw = raw
+        if raw.dtype == np.uint8:
+            self.values = np.flatnonzero(cv2.calcHist([raw], [0], None, [256], [0, 256]))
+        else:
+            flat = raw.ravel()
+            changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+            self._starts = np.concatenate([np.zeros(min(1, flat.size), np.int64), changes])
+            self.values, self._rows = np.unique(flat[self._starts], return_inverse=True)
+
+    def replace(self, new: NDArray[Any]) -> NDArray[Any]:
+        """(V,) what stands for each of `values` -> (H, W) of its type."""
+        if self.raw.dtype == np.uint8:
+            if new.dtype in (np.uint8, np.int16, np.int32):
+                table = np.zeros(256, new.dtype)
+                table[self.values] = new
+                return cv2.LUT(self.raw, table).reshape(self.raw.shape)
+            return _table(self.values, new)[self.raw]
+        lengths = np.diff(self._starts, append=self.raw.size)
+        return np.repeat(new[self._rows], lengths).reshape(self.raw.shape)
+
+
+def _table(values: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    table = np.zeros(256, new.dtype)
+    table[values] = new
+    return table
+
+
 def from_ids(id_map: NDArray[Any], unlabelled: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """An instance or panoptic id picture of arbitrary integers -> compact segments.
 
@@ -59,21 +140,81 @@ def from_ids(id_map: NDArray[Any], unlabelled: int) -> tuple[NDArray[Any], NDArr
     Returns:
         segments (1, H, W), and ids (N,): the original id of each row, ascending.
     """
-    if id_map.dtype == np.uint8:
-        present = np.flatnonzero(cv2.calcHist([id_map], [0], None, [256], [0, 256]))
-    else:
-        present = np.unique(id_map)
-    ids = present[present != unlabelled].astype(np.int64)
-    rows = np.where(present == unlabelled, 0, np.searchsorted(ids, present) + 1).astype(segment_dtype(len(ids)))
-    if id_map.dtype == np.uint8:
-        table = np.zeros(256, rows.dtype)
-        table[present] = rows
-        segments = cv2.LUT(id_map, table)
-    else:
-        segments = rows[np.searchsorted(present, id_map)]
-    return segments[None], ids
+    index = ValueIndex(id_map)
+    ids = index.values[index.values != unlabelled].astype(np.int64)
+    rows = np.where(index.values == unlabelled, 0, np.searchsorted(ids, index.values) + 1)
+    return index.replace(rows.astype(segment_dtype(len(ids))))[None], ids
 
 
 def from_semantic(label_map: NDArray[Any], ignore_index: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """(H, W) class map -> segments (1, H, W) and labels (N,): one segment for each class that is in the picture."""
     return from_ids(label_map, unlabelled=ignore_index)
+
+
+# --- id pictures that are stored as colors ---
+
+
+def color_ids(picture: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(H, W, 3 or 4) RGB(A) -> (H, W) the number that its color is in hexadecimal: R << 16 | G << 8 | B."""
+    code = cv2.COLOR_RGB2BGRA if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    return _three_bytes(cv2.cvtColor(np.ascontiguousarray(picture), code))
+
+
+def color_of_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W) numbers below 2**24 -> (H, W, 3): the inverse of `color_ids`."""
+    return panoptic_picture(ids)[..., ::-1]
+
+
+def panoptic_ids(picture: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(H, W, 3 or 4) a panoptic PNG of COCO's format -> (H, W) ids R + 256 G + 65536 B."""
+    has_alpha = picture.shape[2] == 4
+    return _three_bytes(picture if has_alpha else cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2RGBA))
+
+
+def panoptic_picture(ids: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W) ids -> (H, W, 3) the panoptic PNG: the inverse of `panoptic_ids`.
+
+    Raises:
+        ValueError: an id below 0 or from 2**24 on has no color.
+    """
+    if ids.size and not 0 <= ids.min() <= ids.max() < 1 << 24:
+        raise ValueError(f"Three bytes hold ids 0..{(1 << 24) - 1}; got {ids.min()}..{ids.max()}.")
+    return np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+
+
+def _three_bytes(four_channels: NDArray[Any]) -> NDArray[np.int32]:
+    """The first three channels of each pixel as one number, the first the lowest byte."""
+    pixels = np.ascontiguousarray(four_channels).view("<i4")[..., 0]
+    return pixels & 0xFFFFFF
+
+
+class Bitmask(NamedTuple):
+    """What the four channels of a BDD100K bitmask say, (H, W) each.
+
+    Attributes:
+        category: R, the number of the category; 0 where nothing is annotated.
+        flags: G; bit 0 "ignored", 1 "crowd", 2 "occluded", 3 "truncated", counted from the lowest.
+        instance: (B << 8) + A, unique within a picture.
+    """
+
+    category: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
+    instance: NDArray[np.int32]
+
+
+def bitmask_fields(picture: NDArray[np.uint8]) -> Bitmask:
+    """(H, W, 4) a BDD100K bitmask -> its fields.
+
+    Raises:
+        ValueError: a picture without four channels: whoever read it as RGB has lost the instances.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 4:
+        raise ValueError(f"A bitmask has the four channels RGBA; got an array of the shape {picture.shape}.")
+    instance = picture[..., 2].astype(np.int32) << 8 | picture[..., 3]
+    return Bitmask(picture[..., 0], picture[..., 1], instance)
+
+
+def bitmask_picture(fields: Bitmask) -> NDArray[np.uint8]:
+    """The inverse of `bitmask_fields`: (H, W, 4)."""
+    high, low = fields.instance >> 8, fields.instance & 0xFF
+    return np.stack([fields.category, fields.flags, high.astype(np.uint8), low.astype(np.uint8)], axis=-1)

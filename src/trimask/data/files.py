@@ -1,0 +1,190 @@
+"""Finding files and telling which belong together: roots, pairs, lists and divisions of a data set.
+
+What data sets are made of on disk. Every dataset of this package is built from these pieces, so that a missing folder, a
+mask without its picture or a path that leads out of the data set is answered by the same sentence everywhere. Own work.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from trimask.types import DataError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+
+
+class Pair(NamedTuple):
+    """Where a sample comes from. Strings, because thousands of them travel to every worker."""
+
+    name: str
+    image: str
+    mask: str
+
+
+def find_root(root: str | Path) -> Path:
+    """The folder of a data set: absolute as it is, else below the data folder, else below the working directory.
+
+    The data folder holds one folder a data set; the environment variable TRIMASK_DATA names it (default: ./data).
+    """
+    data = Path(os.environ.get("TRIMASK_DATA") or "data")
+    candidates = [data / root] if Path(root).is_absolute() else [data / root, Path(root)]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate.resolve()
+    looked = " or ".join(str(candidate.absolute()) for candidate in candidates)
+    raise DataError(
+        f"The data folder {looked} does not exist. Set DATA=<folder that holds {Path(root).name}> with make (or "
+        f"TRIMASK_DATA), or name the data set itself with --data.dataset.root=<folder>."
+    )
+
+
+def locate(path: str | Path, folder: Path) -> Path:
+    """An existing file given absolutely, or relative to `folder` or to the working directory."""
+    for candidate in (folder / path, Path(path)):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"There is no file {folder / path}" + ("." if Path(path).is_absolute() else f" and no {path} here.")
+    )
+
+
+def inside(folder: Path, entry: str, source: str | Path) -> Path:
+    """The path that an annotation file names, relative to `folder`; whether it exists is not asked.
+
+    Args: source: the file that names it, for the message.
+
+    Raises:
+        DataError: the entry is absolute or leads out of the folder, as a hostile or a foreign file may have it.
+    """
+    if not isinstance(entry, str) or not entry or "\0" in entry:
+        raise DataError(f"{source}: {entry!r} is no file name.")
+    path = Path(os.path.normpath(folder / entry))
+    if PurePath(entry).is_absolute() or not path.is_relative_to(os.path.normpath(folder)):
+        raise DataError(f"{source} names the file {entry!r}, which lies outside {folder}; only paths inside are read.")
+    return path
+
+
+def pairs_from_folders(
+    folder: Path, *, images: str, masks: str, image_suffix: str = "", mask_suffix: str = ""
+) -> list[Pair]:
+    """Every picture below `images` with the mask of the same relative path below `masks`, ordered by name."""
+    mask_files = pictures_in(folder, masks, mask_suffix)
+    taken = set(mask_files.values()) if mask_suffix else set()
+    image_files = {name: file for name, file in pictures_in(folder, images, image_suffix).items() if file not in taken}
+    return match(image_files, mask_files, where=f"{folder} ({images}, {masks})")
+
+
+def pictures_in(folder: Path, where: str, suffix: str = "") -> dict[str, Path]:
+    """Name -> file of the pictures in a folder or of a glob; the name is relative to the fixed part of the glob."""
+    parts = PurePath(where).parts
+    base = folder.joinpath(*takewhile(lambda part: not set(part) & set("*?["), parts))
+    pattern = str((folder / where).relative_to(base)) if base != folder / where else "**/*"
+    if not base.is_dir():
+        raise DataError(f"There is no folder {base}.")
+    found: dict[str, Path] = {}
+    for file in sorted(base.glob(pattern)):
+        if file.suffix.lower() not in PICTURE_SUFFIXES or not file.stem.endswith(suffix):
+            continue
+        if file.name.startswith("."):  # macOS leaves a ._1.jpg beside 1.jpg
+            continue
+        name = file.relative_to(base).with_suffix("").as_posix().removesuffix(suffix)
+        if name in found:
+            raise DataError(f"{found[name]} and {file} have the same name {name!r}; choose with a glob such as *.png.")
+        found[name] = file
+    if not found:
+        ending = f" whose stem ends with {suffix!r}" if suffix else ""
+        raise DataError(f"There is no picture{ending} in {base} (pattern {pattern}).")
+    return found
+
+
+def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: str) -> list[Pair]:
+    """Pairs in the order of `images`; a picture without a mask or the reverse is a DataError."""
+    if images.keys() != masks.keys():
+        no_mask = listed([name for name in images if name not in masks])
+        no_image = listed([name for name in masks if name not in images])
+        raise DataError(
+            f"{where}: {len(images)} pictures and {len(masks)} masks do not pair up by name; pictures without a mask: "
+            f"{no_mask}; masks without a picture: {no_image}."
+        )
+    return [Pair(name, str(file), str(masks[name])) for name, file in images.items()]
+
+
+def repeated_names(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def listed(names: Sequence[str]) -> str:
+    """How many, and the first few, for a message."""
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "none"
+
+
+def read_csv(path: Path) -> list[tuple[str, str]]:
+    """The (image, mask) paths of a CSV with the columns `images` and `masks`, in any order of columns."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"images", "masks"} <= set(reader.fieldnames or ()):
+            raise DataError(f"{path}: the first line must name the columns images and masks; got {reader.fieldnames}.")
+        rows = [(row["images"], row["masks"]) for row in reader]
+    for line, row in enumerate(rows, start=2):
+        if not all(row):
+            raise DataError(f"{path}: row {line} lacks its image or its mask: {row}.")
+    if not rows:
+        raise DataError(f"{path}: the file lists no pictures.")
+    return rows
+
+
+def pairs_from_csv(path: Path, folder: Path) -> list[Pair]:
+    """The pairs of a CSV in its own order; a sample is named by its image's path without extension."""
+
+    def resolve(entry: str) -> str:
+        for base in (path.parent, folder):
+            if (base / entry).is_file():
+                return str(base / entry)
+        raise DataError(f"{path} lists {entry}, which is neither below {path.parent} nor below {folder}.")
+
+    def name(entry: str) -> str:
+        return "/".join(part for part in PurePath(entry).with_suffix("").parts if part not in ("..", os.sep))
+
+    pairs = [Pair(name(image), resolve(image), resolve(mask)) for image, mask in read_csv(path)]
+    if repeated := repeated_names([pair.name for pair in pairs]):
+        raise DataError(f"{path} lists pictures twice: {listed(repeated)}.")
+    return pairs
+
+
+def select(pairs: Iterable[Pair], split: Path) -> list[Pair]:
+    """The pairs that a text file names, one a line (an extension is allowed), in its order."""
+    by_name = {pair.name: pair for pair in pairs}
+    names = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [str(PurePath(n).with_suffix("")) if PurePath(n).suffix.lower() in PICTURE_SUFFIXES else n for n in names]
+    if not names:
+        raise DataError(f"The split {split} is empty; write one name a line, such as {next(iter(by_name), '1')}.")
+    if unknown := [name for name in names if name not in by_name]:
+        raise DataError(f"The split {split} names what is not there: {listed(unknown)}.")
+    if repeated := repeated_names(names):
+        raise DataError(f"The split {split} lists names twice: {listed(repeated)}.")
+    return [by_name[name] for name in names]
+
+
+def sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+    if mask == image[::-1]:
+        advice = "One of the two seems to be turned by its EXIF orientation; store both upright."
+    else:
+        advice = "Make masks at the size of their pictures (resize with nearest)."
+    return f"{pair.mask} is {mask[1]}x{mask[0]}, but its picture {pair.image} is {image[1]}x{image[0]}. {advice}"
+
+
+def divide(pairs: list[Pair], test_size: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(train, held out): scikit-learn's `train_test_split`, which many tutorials use."""
+    from sklearn.model_selection import train_test_split  # takes a second to import, and only this needs it
+
+    try:
+        train, val = train_test_split(pairs, test_size=test_size, random_state=seed)
+    except ValueError as error:
+        raise DataError(f"{len(pairs)} picture(s) cannot be split with test_size={test_size}: {error}") from error
+    return train, val
