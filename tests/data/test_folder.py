@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from PIL import Image
 
 from trimask.data.files import find_root
 from trimask.data.folder import Folder
+from trimask.data.segments import panoptic_picture
 from trimask.types import DataError, SegmentationDataset
 
 CLASSES = {"names": ["background", "road", "person"], "things": ["person"]}
+BANDS = Path(os.environ.get("TRIMASK_DATA", "/nonexistent")) / "icevision_samples"
+real_bands = pytest.mark.skipif(not BANDS.is_dir(), reason="TRIMASK_DATA holds no icevision_samples")
 
 
 def picture(path, size=(6, 8), mode="RGB"):
@@ -244,3 +248,169 @@ def test_root_below_the_data_folder_or_the_working_directory(tmp_path, monkeypat
         find_root("gone")
     with pytest.raises(DataError, match="folder /gone does not exist"):
         find_root("/gone")
+
+
+# --- objects ---
+
+OBJECTS = {"names": ["background", "road", "person", "car"], "things": ["person", "car"]}
+CLASS_MAP = np.array([[0, 2, 2, 3], [1, 2, 2, 3]], np.uint8)
+NUMBERS = np.array([[0, 1, 2, 0], [9, 1, 2, 70000]], np.int32)
+ALL_ROWS = [[[1, 3, 4, 5], [2, 3, 4, 6]]]  # background, road, two persons, a crowd of cars, a car
+ALL_LABELS, ALL_CROWD = [0, 1, 2, 2, 3, 3], [False, False, False, False, True, False]
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def objects(tmp_path):
+    """Pictures a and b, classes, and object numbers in 32 bits (a) and as colors (b)."""
+    for name in "ab":
+        picture(tmp_path / "images" / f"{name}.png", size=(2, 4))
+        save(tmp_path / "masks" / f"{name}.png", CLASS_MAP)
+    save(tmp_path / "ids" / "a.tif", NUMBERS)
+    save(tmp_path / "ids" / "b.png", panoptic_picture(NUMBERS))
+    return tmp_path
+
+
+def check_objects(sample):
+    np.testing.assert_array_equal(sample.segments, ALL_ROWS)
+    assert sample.labels.tolist() == ALL_LABELS
+    assert sample.is_crowd.tolist() == ALL_CROWD
+
+
+def test_panoptic_truth_of_classes_and_object_numbers(objects):
+    dataset = Folder("all", root=objects, classes=OBJECTS, truth="panoptic", instances="ids")
+    assert dataset.offers == {"semantic", "instances", "panoptic"}
+    check_objects(dataset[0])
+    check_objects(dataset[1])
+    assert [os.path.relpath(file, objects) for file in dataset.files(0)] == ["images/a.png", "masks/a.png", "ids/a.tif"]
+    np.testing.assert_array_equal(dataset[0].target().semantic(), CLASS_MAP)
+
+
+def test_objects_alone_leave_out_stuff(objects):
+    dataset = Folder("all", root=objects, classes=OBJECTS, truth="instances", instances="ids")
+    assert dataset.offers == {"instances"}
+    np.testing.assert_array_equal(dataset[0].segments, [[[0, 1, 2, 3], [0, 1, 2, 4]]])
+    assert dataset[0].labels.tolist() == [2, 2, 3, 3]
+    cells = {"names": ["cell"], "things": ["cell"], "values": {0: "ignore", 1: "ignore", 2: "cell", 3: "cell"}}
+    sample = Folder("all", root=objects, classes=cells, truth="instances", instances="ids")[0]
+    np.testing.assert_array_equal(sample.segments, [[[0, 2, 3, 1], [0, 2, 3, 4]]])
+    assert sample.is_crowd.tolist() == [True, False, False, False]
+
+
+def test_class_and_number_in_one_value(objects):
+    values = CLASS_MAP.astype(np.int32) * 1000 + np.array([[0, 1, 2, 0], [9, 1, 2, 7]], np.int32)
+    save(objects / "joint" / "a.png", values.astype(np.uint16))
+    save(objects / "joint" / "b.png", panoptic_picture(values))
+    dataset = Folder("all", root=objects, classes=OBJECTS, truth="panoptic", masks="joint", divisor=1000)
+    check_objects(dataset[0])
+    check_objects(dataset[1])
+    assert len(dataset.files(0)) == 2
+    alone = Folder("all", root=objects, classes=OBJECTS, truth="instances", masks="joint", divisor=1000)
+    assert alone[0].labels.tolist() == [2, 2, 3, 3]
+
+
+def test_class_of_a_joint_value_that_is_not_listed(objects):
+    save(objects / "joint" / "a.png", (CLASS_MAP * np.uint16(1000) + np.uint16(3)))
+    save(objects / "joint" / "b.png", CLASS_MAP)
+    classes = OBJECTS | {"values": {0: "background", 1: "road", 2: "person"}}
+    dataset = Folder("all", root=objects, classes=classes, truth="panoptic", masks="joint", divisor=1000)
+    with pytest.raises(DataError, match=r"joint/a\.png.* 3 \(2 pixels\)"):
+        dataset[0]
+
+
+def test_object_of_two_classes_and_other_sizes_are_named(objects):
+    save(objects / "ids" / "b.png", np.ones((2, 4), np.uint8))
+    save(objects / "ids" / "a.tif", NUMBERS[:, :3])
+    dataset = Folder("all", root=objects, classes=OBJECTS, truth="panoptic", instances="ids")
+    with pytest.raises(DataError, match=r"ids/b\.png: object 1 .*\(person, car\)"):
+        dataset[1]
+    with pytest.raises(DataError, match=r"ids/a\.tif is 3x2, but its picture .*masks/a\.png is 4x2"):
+        dataset[0]
+
+
+def test_object_numbers_from_a_column_and_from_suffixes(objects):
+    rows = "\n".join(f"images/{name},masks/{name},ids/{ids}" for name, ids in (("b.png", "b.png"), ("a.png", "a.tif")))
+    (objects / "all.csv").write_text(f"images,masks,instances\n{rows}")
+    dataset = Folder("all", root=objects, classes=OBJECTS, truth="panoptic", csv="all.csv")
+    assert [os.path.basename(dataset.files(i)[2]) for i in (0, 1)] == ["b.png", "a.tif"]
+    check_objects(dataset[1])
+    train = Folder("train", root=objects, classes=OBJECTS, truth="panoptic", csv="all.csv", test_size=0.5)
+    assert [os.path.basename(file)[0] for file in train.files(0)] == [train.pairs[0].name[-1]] * 3
+    assert len(Folder("all", root=objects, classes=OBJECTS, csv="all.csv").files(0)) == 2
+    for name, file in (("a", "a.tif"), ("b", "b.png")):
+        (objects / "ids" / file).rename(objects / "masks" / f"{name}_ids{file[1:]}")
+    suffixes = {"masks": "masks/?.png", "instances": "masks", "instance_suffix": "_ids"}
+    check_objects(Folder("all", root=objects, classes=OBJECTS, truth="panoptic", **suffixes)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"truth": "everything"}, "one of semantic, instances, panoptic; got 'everything'"),
+        ({"truth": "panoptic"}, "needs one of .*got neither"),
+        ({"truth": "instances", "instances": "ids", "divisor": 1000}, "got instances and divisor"),
+        ({"divisor": 1000}, "`divisor` tells objects apart, so set truth"),
+        ({"instances": "ids"}, "`instances` tells objects apart, so set truth"),
+        ({"truth": "panoptic", "divisor": 1}, "2 or more"),
+        ({"truth": "panoptic", "instances": "ids", "classes": {"names": ["a", "b", "c", "d"]}}, "`things`"),
+        (
+            {
+                "truth": "panoptic",
+                "divisor": 9,
+                "classes": {"names": ["a"], "things": ["a"], "colors": {"000000": "a"}},
+            },
+            "class values",
+        ),
+        ({"truth": "panoptic", "instances": "gone"}, "no folder .*gone"),
+        ({"truth": "panoptic", "instances": "images"}, None),
+        ({"truth": "panoptic", "csv": "all.csv"}, "got neither"),
+        ({"truth": "panoptic", "csv": "all.csv", "instances": "ids"}, "add a column named instances"),
+        ({"truth": "panoptic", "csv": "hole.csv"}, "column instances has '' for images/b"),
+    ],
+)
+def test_what_tells_objects_apart_is_asked_for(objects, arguments, message):
+    (objects / "all.csv").write_text("images,masks\nimages/a.png,masks/a.png\n")
+    (objects / "hole.csv").write_text(
+        "images,masks,instances\nimages/a.png,masks/a.png,ids/a.tif\nimages/b.png,masks/b.png,\n"
+    )
+    arguments = {"classes": OBJECTS} | arguments
+    if message is None:
+        assert len(Folder("all", root=objects, **arguments)) == 2
+        return
+    with pytest.raises(DataError, match=message):
+        Folder("all", root=objects, **arguments)
+
+
+def test_object_numbers_without_a_mask_are_counted(objects):
+    (objects / "ids" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"masks, then ids\): 2 pictures and 1 masks.*without a mask: 1 \(b\)"):
+        Folder("all", root=objects, classes=OBJECTS, truth="panoptic", instances="ids")
+
+
+@real_bands
+@pytest.mark.parametrize("name", ["test_3_bands_int8.tif", "test_3_bands_float32.tif"])
+def test_pictures_of_other_bands_are_named(tmp_path, name):
+    for folder, file in (("images", BANDS / "multiband" / name), ("masks", BANDS / "gray_scale/grayscale_int8.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"x{file.suffix}").write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=r"images/x\.tif: not a picture that can be read"):
+        Folder("all", root=tmp_path, classes=CLASSES)[0]
+
+
+@real_bands
+def test_grey_pictures_of_eight_and_sixteen_bits_become_rgb(tmp_path):
+    for name, file in (("a", "test_1_bands_int8.tif"), ("b", "gray_scale_h_50_w_50_image.tiff")):
+        target = tmp_path / "images" / f"{name}{os.path.splitext(file)[1]}"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((BANDS / "gray_scale" / file).read_bytes())
+        save(tmp_path / "masks" / f"{name}.png", np.zeros(np.array(Image.open(target)).shape, np.uint8))
+    dataset = Folder("all", root=tmp_path, classes=CLASSES)
+    for index in (0, 1):
+        image = dataset[index].image
+        assert (image.dtype, image.shape[2]) == (np.uint8, 3)
+        assert (image == image[..., :1]).all()
+        assert image.max() == 255
