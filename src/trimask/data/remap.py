@@ -95,8 +95,9 @@ class Remap:
     def _new_names(self, old: ClassSpec, target: dict[str, str | None]) -> list[str]:
         found = list(dict.fromkeys(new for name in old.names if (new := target[name])))
         if empty := [name for name in [*self.merge, *(self.names or ())] if name not in found]:
+            others = [name for name in old.names if name != empty[0]]
             raise DataError(
-                f"remap: the new class {empty[0]!r} comes from no class that is left{_nearest(empty[0], set(old.names) - {empty[0]})}"
+                f"remap: the new class {empty[0]!r} comes from no class that is left{_nearest(empty[0], others)}"
             )
         if not found:
             raise DataError("remap: every class is ignored; keep at least one.")
