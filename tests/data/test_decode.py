@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from trimask.data.decode import read_image, read_mask
+from trimask.data.decode import DEFAULT_MAX_PIXELS, max_pixels, read_image, read_mask
 from trimask.data.label_map import LabelMap
 from trimask.types import ClassSpec, DataError
 
@@ -150,10 +150,29 @@ def test_missing_empty_folder_and_text_files_are_named(tmp_path):
 
 
 def test_decompression_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg")
+    monkeypatch.setenv("TRIMASK_MAX_PIXELS", "1259")
+    with pytest.raises(DataError, match=r"a\.jpg: 42x30 pixels are more than the limit of 0\.001259 mega.*MAX_PIXELS"):
+        read_image(tmp_path / "a.jpg")
+    monkeypatch.setenv("TRIMASK_MAX_PIXELS", "1.26e3")
+    assert read_image(tmp_path / "a.jpg").shape == (30, 42, 3)
+
+
+def test_the_limit_is_a_number(monkeypatch):
+    assert max_pixels() == DEFAULT_MAX_PIXELS
+    monkeypatch.setenv("TRIMASK_MAX_PIXELS", "400_000_000")
+    assert max_pixels() == 400_000_000
+    for wrong in ("many", "inf", "0", "-4"):
+        monkeypatch.setenv("TRIMASK_MAX_PIXELS", wrong)
+        with pytest.raises(DataError, match=f"TRIMASK_MAX_PIXELS.*{wrong}"):
+            max_pixels()
+
+
+def test_a_raised_limit_is_raised_for_pillow_too(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     Image.fromarray(COLORS).save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg: too large"):
-        read_image(tmp_path / "a.jpg")
+    monkeypatch.setenv("TRIMASK_MAX_PIXELS", "1260")
+    assert read_image(tmp_path / "a.jpg").shape == (30, 42, 3)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of damaged TIFF tags before it gives up
@@ -168,6 +187,83 @@ def test_damaged_bytes_give_a_picture_or_a_data_error(tmp_path_factory, kind, da
     for reader in (read_image, read_mask):
         with suppress(DataError):
             assert reader(path).dtype.kind in "ui"
+
+
+# Several pictures in one file, and files that are something else
+
+
+def frames(count=3):
+    return [Image.fromarray(np.roll(COLORS, i, axis=0)) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "what"), [("gif", "frames"), ("png", "frames"), ("webp", "frames"), ("tif", "pages")]
+)
+@pytest.mark.parametrize("reader", [read_image, read_mask])
+def test_several_frames_are_refused(tmp_path, suffix, what, reader):
+    first, *others = frames()
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
+    with pytest.raises(DataError, match=rf"a\.{suffix}: it holds several {what}"):
+        reader(tmp_path / f"a.{suffix}")
+
+
+def test_a_single_frame_in_a_format_for_many_is_read(tmp_path):
+    Image.fromarray(VALUES).save(tmp_path / "a.gif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.gif"), VALUES)
+
+
+def test_overviews_of_a_tiff_belong_to_its_picture(tmp_path):
+    image = Image.fromarray(COLORS)
+    small = image.resize((21, 15))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "a.tif") as written:
+        written.seek(1)
+        assert (written.size, written.tag_v2[254]) == ((21, 15), 1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), COLORS)
+
+
+def test_the_second_exposure_of_a_phone_is_left_alone(tmp_path):
+    first, second = frames(2)
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second], quality=95)
+    with Image.open(tmp_path / "a.jpg") as written:
+        assert (written.format, written.n_frames) == ("MPO", 2)
+        expected = np.asarray(written)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), expected)
+
+
+def test_the_extension_does_not_matter(tmp_path):
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg", format="PNG")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), COLORS)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"%PDF-1.7", "PDF"),
+        (b"PK\x03\x04\x14", "ZIP"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (b"\0\0\0\x18ftypmp42", "begins with"),
+    ],
+)
+def test_what_is_no_picture_is_called_by_its_name(tmp_path, data, message):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.png: .*{message}"):
+        read_image(tmp_path / "a.png")
+
+
+def test_bands_that_pillow_does_not_know_are_counted(tmp_path):
+    cv2.imwrite(str(tmp_path / "three.tif"), random.random((6, 7, 3), np.float32))
+    with pytest.raises(DataError, match=r"three\.tif: .*3 band\(s\) of 32-bit floating point"):
+        read_mask(tmp_path / "three.tif")
+
+
+def test_cmyk_is_a_picture(tmp_path):
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=95)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[4, 4], [0, 255, 255], atol=3)
 
 
 # What the values of a mask mean

@@ -10,26 +10,60 @@
 | 32-bit integers         | refused                                    | its values                          |
 | other (CMYK, grey+alpha)| converted to RGB by Pillow                 | refused                             |
 | floating point          | refused                                    | refused                             |
+| several pages or frames | refused, but for what only accompanies the | as a picture                        |
+|                         | first: overviews and masks of a TIFF, a    |                                     |
+|                         | phone's second exposure (MPO)              |                                     |
 | EXIF orientation        | applied                                    | applied                             |
 
-Whatever cannot be read whole (missing, empty, truncated, corrupt, more than Pillow's limit of 178 megapixels) is a
-`DataError` that names the file. Color JPEGs go through OpenCV, which is twice as fast as Pillow and equal to the bit.
+Whatever cannot be read whole (missing, empty, truncated, corrupt, no regular file) is a `DataError` that names the file, and
+so is what would exhaust the machine: size and number of scans are looked at before anything is decoded. The limit is 178
+megapixels, which is Pillow's; the environment variable TRIMASK_MAX_PIXELS sets another one, e.g. 4e8 for satellite scenes,
+of which each then takes three bytes a pixel (and as much again while it is decoded). Only formats that are decoded within
+this process are opened, so that no file can start Ghostscript.
+
+Color JPEGs go through OpenCV, which is twice as fast as Pillow and equal to the bit.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from trimask.data.files import printable
 from trimask.types import DataError
 
+DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow refuses by default: twice its MAX_IMAGE_PIXELS
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_OPENCV_MAX_PIXELS = 1 << 30  # its own limit, which only a variable set before its import changes
+_MAX_SCANS = 100  # encoders write about ten; each is a pass over all pixels
+_JPEG_SCAN = b"\xff\xda"
+_MAX_OVERVIEWS = 32
+_NEW_SUBFILE_TYPE, _OVERVIEW_OR_MASK = 254, 0b101  # TIFF 6.0, page 36
+_LARGE_FILE = 1 << 26  # bytes, above which the header is looked at before the file is read
+_MAX_PIXEL_BYTES = 16  # twice four channels of 16 bits
+_MAX_JPEG_RATIO = 1024  # pixels a byte, twice what Huffman codes can reach: one bit for each block of 64 pixels
+_MAX_PNG_EXTRA = 1 << 22  # bytes of color profiles and texts
+# What lies in a data folder under a picture's name, by its first bytes in lower case
+_NO_PICTURES = {
+    b"version https://git-lfs": "it is a pointer of Git LFS. Fetch the file itself with `git lfs pull`.",
+    b"<": "it is a web page or XML; a download that failed leaves such files. Fetch it again.",
+    b"%!ps": "it is PostScript, which is not opened. Convert it.",
+    b"%pdf": "it is a PDF. Convert its pages.",
+    b"pk\x03\x04": "it is a ZIP archive. Unpack it.",
+    b"\x1f\x8b": "it is a gzip archive. Unpack it.",
+}
 _JPEG_END = b"\xff\xd9"
 _PICTURE_ONLY_MODES = ("CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "La", "RGBa", "RGBX")
 # EXIF orientation -> what brings the stored rows and columns upright (EXIF 2.32, table 6)
@@ -85,25 +119,144 @@ def read_mask(path: str | Path) -> NDArray[Any]:
     return np.ascontiguousarray(raw)
 
 
+def max_pixels() -> int:
+    """The largest picture that is decoded: TRIMASK_MAX_PIXELS, or DEFAULT_MAX_PIXELS."""
+    text = os.environ.get("TRIMASK_MAX_PIXELS") or str(DEFAULT_MAX_PIXELS)
+    try:
+        limit = int(float(text))
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"TRIMASK_MAX_PIXELS is a number of pixels such as 400000000 or 4e8; got {text!r}.") from error
+    if limit < 1:
+        raise DataError(f"TRIMASK_MAX_PIXELS is at least 1; got {text!r}.")
+    return limit
+
+
 def _read(path: Path, pixels: Callable[[Image.Image, bytes], NDArray[Any]]) -> NDArray[Any]:
     """The pixels of a file, upright; every way to fail becomes a DataError with the file's name."""
+    name = printable(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    return _decode(data, str(path), pixels)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever, reading a device never end
+            raise DataError(f"{name}: cannot be read: a {_kind_of_entry(status.st_mode)} is no picture.")
+        with path.open("rb") as file:
+            if status.st_size > _LARGE_FILE:
+                _check_large(file, name, status.st_size)
+            data = file.read()
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    return _decode(data, name, pixels)
+
+
+def _kind_of_entry(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _check_large(file: BinaryIO, name: str, num_bytes: int) -> None:
+    """Refuses by its header what would be read in vain; the file is at its start afterwards."""
+    with _errors_named(name):
+        width, height = _opened(file, name).size
+    if num_bytes > width * height * _MAX_PIXEL_BYTES + _LARGE_FILE:
+        raise DataError(f"{name}: {num_bytes / 1e9:.1f} GB are no {width}x{height} pixels. Fetch it again.")
+    file.seek(0)
 
 
 def _decode(data: bytes, name: str, pixels: Callable[[Image.Image, bytes], NDArray[Any]]) -> NDArray[Any]:
     if not data:
         raise DataError(f"{name}: the file is empty (0 bytes). Fetch it again.")
+    with _errors_named(name), _opened(io.BytesIO(data), name) as picture:
+        if picture.format == "JPEG":
+            _check_jpeg(picture, data)
+        return _upright(pixels(picture, data), picture)
+
+
+def _check_jpeg(picture: Image.Image, data: bytes) -> None:
+    """Refuses a JPEG of which nearly everything is lost, which decoders fill with grey, and one that keeps them busy."""
+    if len(data) < picture.width * picture.height // _MAX_JPEG_RATIO:
+        raise ValueError(f"{len(data)} bytes cannot hold {picture.width}x{picture.height} pixels")
+    if picture.info.get("progressive") and data.count(_JPEG_SCAN) > _MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {_MAX_SCANS} passes only keeps decoders busy")
+
+
+@contextmanager
+def _errors_named(name: str) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return _upright(pixels(picture, data), picture)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too large to decode safely: {error} Cut it into tiles.") from error
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{name}: there is not enough memory to decode it. Cut it into tiles.") from error
     except Exception as error:  # on damaged bytes the decoders raise whatever they stumble upon
         raise DataError(f"{name}: not a picture that can be read whole ({error}). Fetch or convert it.") from error
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
+    """A picture of which only the header is read yet, and is found to be decodable within bounds."""
+    limit = max_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)  # the check below is the stricter one
+    try:
+        picture = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        count = next(iter(re.findall(r"\d+", str(error))), "its")  # Pillow tells the size in its message alone
+        raise DataError(f"{name}: {count} pixels {_advice(limit)}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a picture that can be read whole: {_content(file)}") from error
+    width, height = picture.size
+    if width * height > limit:
+        raise DataError(f"{name}: {width}x{height} pixels {_advice(limit)}")
+    if pages := _pages(picture):
+        raise DataError(f"{name}: it holds several {pages}, and nobody can tell which is meant. Save each as a file.")
+    return picture
+
+
+def _advice(limit: int) -> str:
+    return (
+        f"are more than the limit of {limit / 1e6:.6g} megapixels. Cut it into tiles, or raise the limit with the "
+        f"environment variable TRIMASK_MAX_PIXELS if the memory suffices."
+    )
+
+
+def _pages(picture: Image.Image) -> str:
+    """What a file holds several of, "pages" or "frames"; an empty text if it holds only what accompanies one picture."""
+    if not getattr(picture, "is_animated", False) or picture.format == "MPO":
+        return ""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return "frames"
+    for page in range(1, _MAX_OVERVIEWS):
+        try:
+            picture.seek(page)
+        except EOFError:
+            picture.seek(0)
+            return ""
+        if not int(picture.tag_v2.get(_NEW_SUBFILE_TYPE, 0)) & _OVERVIEW_OR_MASK:
+            break
+    return "pages"
+
+
+def _content(file: BinaryIO) -> str:
+    """What the first bytes of a file that is no known picture tell, and what to do."""
+    file.seek(0)
+    start = file.read(64)
+    for magic, content in _NO_PICTURES.items():
+        if start.lstrip().lower().startswith(magic):
+            return content
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        return f"a TIFF of {_bands(file)}. Convert it to 1 or 3 bands of 8 or 16 bits."
+    return f"it begins with {start[:8]!r}, as no known format does. Fetch or convert it."
+
+
+def _bands(file: BinaryIO) -> str:
+    file.seek(0)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+    file.seek(tags.next)
+    tags.load(file)
+    bits, kind = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    kinds = {1: "unsigned integers", 2: "signed integers", 3: "floating point numbers"}
+    num_bands = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    return f"{num_bands} band(s) of {bits[0]}-bit {kinds.get(kind[0], 'values')}"
 
 
 def _upright(raw: NDArray[Any], picture: Image.Image) -> NDArray[Any]:
@@ -113,7 +266,8 @@ def _upright(raw: NDArray[Any], picture: Image.Image) -> NDArray[Any]:
 
 def _picture_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
     # A truncated JPEG has lost its end marker; Pillow refuses it, older OpenCV would fill up with grey.
-    if picture.format == "JPEG" and picture.mode == "RGB" and data.endswith(_JPEG_END):
+    plain = picture.format == "JPEG" and picture.mode == "RGB" and data.endswith(_JPEG_END)
+    if plain and picture.width * picture.height <= _OPENCV_MAX_PIXELS:
         raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if raw is None:
             raise ValueError("OpenCV cannot decode this JPEG")
@@ -134,6 +288,9 @@ def _stored_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
 
 def _color_png_16(data: bytes) -> NDArray[Any]:
     """16-bit color PNGs, of which Pillow keeps the upper byte only. Byte 24 of a PNG is its bit depth."""
+    width, height = struct.unpack(">II", data[16:24])
+    if len(data) > width * height * _MAX_PIXEL_BYTES + _MAX_PNG_EXTRA:  # libpng would inflate all of it
+        raise ValueError(f"{len(data)} bytes are far more than {width}x{height} pixels take")
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise ValueError("OpenCV cannot decode this PNG")

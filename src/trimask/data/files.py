@@ -47,11 +47,18 @@ def find_root(root: str | Path) -> Path:
 def locate(path: str | Path, folder: Path) -> Path:
     """An existing file given absolutely, or relative to `folder` or to the working directory."""
     for candidate in (folder / path, Path(path)):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     raise DataError(
         f"There is no file {folder / path}" + ("." if Path(path).is_absolute() else f" and no {path} here.")
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # e.g. a name that is longer than any can be
+        return False
 
 
 def inside(folder: Path, entry: str, source: str | Path) -> Path:
@@ -68,6 +75,11 @@ def inside(folder: Path, entry: str, source: str | Path) -> Path:
     if PurePath(entry).is_absolute() or not path.is_relative_to(os.path.normpath(folder)):
         raise DataError(f"{source} names the file {entry!r}, which lies outside {folder}; only paths inside are read.")
     return path
+
+
+def printable(path: str | Path) -> str:
+    """A path for a message: what is not UTF-8, and would be taken by no terminal and no file, is written as \\udce9."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def pairs_from_folders(
@@ -94,6 +106,10 @@ def pictures_in(folder: Path, where: str, suffix: str = "") -> dict[str, Path]:
         if file.name.startswith("."):  # macOS leaves a ._1.jpg beside 1.jpg
             continue
         name = file.relative_to(base).with_suffix("").as_posix().removesuffix(suffix)
+        if printable(name) != name:
+            raise DataError(
+                f"{printable(file)}: the name is not UTF-8, so that no table could hold it. Rename the file."
+            )
         if name in found:
             raise DataError(f"{found[name]} and {file} have the same name {name!r}; choose with a glob such as *.png.")
         found[name] = file
@@ -126,11 +142,15 @@ def listed(names: Sequence[str]) -> str:
 
 def read_csv(path: Path) -> list[tuple[str, str]]:
     """The (image, mask) paths of a CSV with the columns `images` and `masks`, in any order of columns."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"images", "masks"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path}: the first line must name the columns images and masks; got {reader.fieldnames}.")
-        rows = [(row["images"], row["masks"]) for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            found = list(reader.fieldnames or ())
+            rows = [(row.get("images", ""), row.get("masks", "")) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file in UTF-8 ({error}). Save it as one.") from error
+    if not {"images", "masks"} <= set(found):
+        raise DataError(f"{path}: the first line must name the columns images and masks; got {str(found)[:200]}.")
     for line, row in enumerate(rows, start=2):
         if not all(row):
             raise DataError(f"{path}: row {line} lacks its image or its mask: {row}.")
@@ -144,7 +164,7 @@ def pairs_from_csv(path: Path, folder: Path) -> list[Pair]:
 
     def resolve(entry: str) -> str:
         for base in (path.parent, folder):
-            if (base / entry).is_file():
+            if _is_file(base / entry):
                 return str(base / entry)
         raise DataError(f"{path} lists {entry}, which is neither below {path.parent} nor below {folder}.")
 
@@ -160,7 +180,10 @@ def pairs_from_csv(path: Path, folder: Path) -> list[Pair]:
 def select(pairs: Iterable[Pair], split: Path) -> list[Pair]:
     """The pairs that a text file names, one a line (an extension is allowed), in its order."""
     by_name = {pair.name: pair for pair in pairs}
-    names = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{split}: not a text in UTF-8 ({error}). Save it as one.") from error
     names = [str(PurePath(n).with_suffix("")) if PurePath(n).suffix.lower() in PICTURE_SUFFIXES else n for n in names]
     if not names:
         raise DataError(f"The split {split} is empty; write one name a line, such as {next(iter(by_name), '1')}.")
