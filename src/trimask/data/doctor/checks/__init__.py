@@ -1,0 +1,1 @@
+"""One check a file; `check.all_checks` finds them."""
