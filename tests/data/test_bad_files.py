@@ -106,7 +106,7 @@ def contents():
         "frame.gif": (gif((1, 1), (65535, 65535)), "TRIMASK_MAX_PIXELS"),
         "declared.bmp": (b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, *[2**31 - 1] * 2, 1, 24, *[0] * 6), "pixels"),
         "declared.ppm": (b"P6 99999 99999 255\n", "pixels"),
-        "tile.tif": (tiff((tile, None)), "read whole"),
+        "tile.tif": (tiff((tile, None)), "40000x40000 pixels .* TRIMASK_MAX_PIXELS"),
         "bytes.tif": (tiff((strip(compression=8, bytes=0xFFFFFFF0), None)), "read whole"),
         "pages.tif": (tiff(*[(strip(), i + 1) for i in range(999)], (strip(), None)), "several pages"),
         "bands.tif": (tiff((strip(bits=16, bands=5), None)), r"5 band\(s\) of 16-bit unsigned"),

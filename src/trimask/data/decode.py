@@ -205,6 +205,9 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not a picture that can be read whole: {_content(file)}") from error
     width, height = picture.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # whole tiles are decoded, however large they are
+        width = max(width, int(picture.tag_v2.get(TiffImagePlugin.TILEWIDTH, 0)))
+        height = max(height, int(picture.tag_v2.get(TiffImagePlugin.TILELENGTH, 0)))
     if width * height > limit:
         raise DataError(f"{name}: {width}x{height} pixels {_advice(limit)}")
     if pages := _pages(picture):
