@@ -56,6 +56,35 @@ def test_alpha_is_dropped_from_a_picture_and_kept_in_a_mask(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), rgba)
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        *[
+            (mode, options)
+            for mode in ("RGB", "RGBA")
+            for options in ({}, {"compress_level": 0}, {"icc_profile": b"none"})
+        ],
+        ("RGB", {"transparency": (10, 20, 30)}),
+    ],
+)
+def test_color_png_equals_pillow_and_nothing_is_printed(tmp_path, capfd, mode, options):
+    """OpenCV decodes; a transparent color adds no channel, and libpng's complaints about profiles do not fill the screen."""
+    picture = Image.fromarray(np.dstack([COLORS, VALUES * 80])[..., : len(mode)])
+    picture.save(tmp_path / "a.png", **options)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.asarray(Image.open(tmp_path / "a.png")))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLORS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_color_png_with_a_wrong_checksum_is_refused(tmp_path):
+    Image.fromarray(COLORS).save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[data.index(b"IEND") - 5] ^= 1  # in the checksum of the pixels
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png: not a picture that can be read whole"):
+        read_mask(tmp_path / "a.png")
+
+
 def test_palette_gives_colors_to_a_picture_and_indices_to_a_mask(tmp_path):
     palette_picture().save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), VALUES)

@@ -21,7 +21,8 @@ megapixels, which is Pillow's; the environment variable TRIMASK_MAX_PIXELS sets 
 of which each then takes three bytes a pixel (and as much again while it is decoded). Only formats that are decoded within
 this process are opened, so that no file can start Ghostscript.
 
-Color JPEGs go through OpenCV, which is twice as fast as Pillow and equal to the bit.
+Color JPEGs and PNGs go through OpenCV, which is twice as fast as Pillow and equal to the bit; it also refuses PNGs whose
+checksums are wrong, of which Pillow reads half without notice.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _LARGE_FILE = 1 << 26  # bytes, above which the header is looked at before the f
 _MAX_PIXEL_BYTES = 16  # twice four channels of 16 bits
 _MAX_JPEG_RATIO = 1024  # pixels a byte, twice what Huffman codes can reach: one bit for each block of 64 pixels
 _MAX_PNG_EXTRA = 1 << 22  # bytes of color profiles and texts
+_MAX_PLAIN_EXTRA = 1 << 16  # the same, in a PNG that is nothing but pixels
 # What lies in a data folder under a picture's name, by its first bytes in lower case
 _NO_PICTURES = {
     b"version https://git-lfs": "it is a pointer of Git LFS. Fetch the file itself with `git lfs pull`.",
@@ -283,18 +285,30 @@ def _picture_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
 def _stored_pixels(picture: Image.Image, data: bytes) -> NDArray[Any]:
     if picture.mode in _PICTURE_ONLY_MODES:
         raise ValueError(f"mode {picture.mode} holds no ids; save the mask as a grey or palette PNG of ids")
-    if picture.format == "PNG" and picture.mode in ("RGB", "RGBA") and data[24:25] == b"\x10":
-        return _color_png_16(data)
+    if picture.format == "PNG" and picture.mode in ("RGB", "RGBA"):
+        if data[24:25] == b"\x10":  # the bit depth; of 16 Pillow keeps the upper byte only
+            return _color_png(data, keep_alpha=False)
+        if _is_plain_png(picture, data):
+            return _color_png(data, keep_alpha=picture.mode == "RGBA")
     raw = np.array(picture)
     return raw.astype(np.uint8) if raw.dtype == np.bool_ else raw.astype(raw.dtype.newbyteorder("="), copy=False)
 
 
-def _color_png_16(data: bytes) -> NDArray[Any]:
-    """16-bit color PNGs, of which Pillow keeps the upper byte only. Byte 24 of a PNG is its bit depth."""
+def _is_plain_png(picture: Image.Image, data: bytes) -> bool:
+    """Whether a PNG of 8 bits is nothing but pixels: libpng prints a warning for every color profile that it dislikes, and
+    inflates what comes after the last pixel."""
+    num_pixels = picture.width * picture.height
+    fits = num_pixels <= _OPENCV_MAX_PIXELS and len(data) <= 5 * num_pixels + _MAX_PLAIN_EXTRA
+    return fits and "icc_profile" not in picture.info
+
+
+def _color_png(data: bytes, *, keep_alpha: bool) -> NDArray[Any]:
     width, height = struct.unpack(">II", data[16:24])
     if len(data) > width * height * _MAX_PIXEL_BYTES + _MAX_PNG_EXTRA:  # libpng would inflate all of it
         raise ValueError(f"{len(data)} bytes are far more than {width}x{height} pixels take")
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None:
         raise ValueError("OpenCV cannot decode this PNG")
-    return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGB if raw.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    if raw.shape[2] == 3:
+        return cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGBA if keep_alpha else cv2.COLOR_BGRA2RGB)
