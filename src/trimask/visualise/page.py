@@ -1,0 +1,192 @@
+"""One HTML page of drawings that needs nothing else: pictures, style and script are inside it. Own work.
+
+Each picture is a stack of three layers (`samples.Drawing`), so that the reader fades the color, switches the outlines off,
+picks the samples of a class and looks at one in full size, with mouse or keys.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trimask.visualise.samples import Drawing
+
+JPEG_QUALITY = 88
+Color = Sequence[int]  # RGB in 0..255
+
+
+def page(title: str, summary: str, sections: Iterable[str]) -> str:
+    """The whole document. Texts are escaped here and in every function below; what they return is HTML."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="trimask browse">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>
+<style>{_STYLE}</style></head><body>
+<header><h1>{escape(title)}</h1><span class="summary">{escape(summary)}</span><form>
+<label title="key t switches it off and on">truth <input id="alpha" type="range" min="0" max="1" step="0.05" value="0.5"></label>
+<label title="key o"><input id="lines" type="checkbox" checked> outlines, names, hatches</label>
+<label>size <input id="width" type="range" min="120" max="640" step="20" value="320"></label>
+<input id="search" type="search" placeholder="name or tag" size="14"></form></header>
+<main>{"".join(sections)}</main>
+<dialog><div class="stack"></div><p></p></dialog>
+<script>{_SCRIPT}</script></body></html>
+"""
+
+
+def section(title: str, facts: Iterable[str], legend: str, cards: Iterable[str]) -> str:
+    """One data set."""
+    lines = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    return f"<section><h2>{escape(title)}</h2><ul class='facts'>{lines}</ul>{legend}{''.join(cards)}</section>"
+
+
+def legend(entries: Iterable[tuple[int, str, Color, str]]) -> str:
+    """Buttons (label, name, color, remark) that pick the samples with a class."""
+    buttons = (
+        f"<button data-label='{label}'{'' if remark else ' class=absent'}>{_patch(color)}{escape(name)}"
+        f"<small>{escape(remark)}</small></button>"
+        for label, name, color, remark in entries
+    )
+    hatches = (
+        "<span class='key'><i class='crowd'></i>crowd</span><span class='key'><i class='none'></i>unlabelled</span>"
+    )
+    return f"<nav>{''.join(buttons)}{hatches}</nav>"
+
+
+def card(
+    name: str, facts: Iterable[str], contents: Sequence[tuple[int, str, Color, str]], figures: Iterable[str]
+) -> str:
+    """One sample: its name, facts, (label, class, color, count) and figures."""
+    chips = "".join(
+        f"<span class='chip'>{_patch(color)}{escape(text)} {escape(count)}</span>" for _, text, color, count in contents
+    )
+    plain = " · ".join(facts)
+    labels = " ".join(str(label) for label, *_ in contents)
+    return (
+        f"<article data-labels='{labels}' data-text='{escape(f'{name} {plain}'.lower())}'><h3>{escape(name)}</h3>"
+        f"<p>{escape(plain)}</p><p>{chips}</p><div class='figures'>{''.join(figures)}</div></article>"
+    )
+
+
+def broken(name: str, message: str) -> str:
+    """The place of a sample that could not be read."""
+    return f"<article class='broken' data-labels='' data-text='{escape(name.lower())}'><h3>{escape(name)}</h3><p>{escape(message)}</p></article>"  # noqa: E501
+
+
+def figure(drawing: Drawing, caption: str) -> str:
+    """A picture under its truth."""
+    height, width = drawing.image.shape[:2]
+    layers = (
+        f"<img class='{kind}' loading='lazy' alt='' width='{width}' height='{height}' src='{uri}'>"
+        for kind, uri in (("image", jpeg(drawing.image)), ("fill", png(drawing.fill)), ("lines", png(drawing.lines)))
+    )
+    return f"<figure><div class='stack'>{''.join(layers)}</div><figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def jpeg(picture: NDArray[np.uint8]) -> str:
+    """(H, W, 3) as a data URI."""
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return _uri("image/jpeg", cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
+
+
+def png(picture: NDArray[np.uint8]) -> str:
+    """(H, W, 4) as a data URI."""
+    return _uri("image/png", cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1])
+
+
+def _uri(kind: str, encoded: NDArray[np.uint8]) -> str:
+    return f"data:{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _patch(color: Color) -> str:
+    return f"<i style='background:rgb({','.join(str(int(channel)) for channel in color)})'></i>"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --dim: #68707a; --paper: #f6f7f8; --card: #fff; --line: #d9dde2;
+  --bad: #b3261e; --alpha: .5; --lines: 1; --width: 320px; font: 14px/1.45 system-ui, sans-serif; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --dim: #98a1ab; --paper: #15181c; --card: #1e2227;
+  --line: #343a42; --bad: #ff8a80; } }
+body { margin: 0; color: var(--ink); background: var(--paper); }
+header { position: sticky; top: 0; z-index: 2; display: flex; flex-wrap: wrap; align-items: center; gap: 4px 18px;
+  padding: 8px 20px; background: var(--card); border-bottom: 1px solid var(--line); }
+h1 { font-size: 17px; margin: 0; } h2 { font-size: 16px; margin: 22px 0 4px; } h3 { font-size: 14px; margin: 0;
+  overflow-wrap: anywhere; }
+.summary, .facts, article p, figcaption, small { color: var(--dim); }
+form { display: flex; flex-wrap: wrap; gap: 4px 16px; margin-left: auto; align-items: center; }
+label { display: flex; align-items: center; gap: 6px; } input[type=range] { width: 110px; }
+main { padding: 0 20px 60px; }
+.facts { margin: 0 0 8px; padding: 0; list-style: none; overflow-wrap: anywhere; }
+nav { display: flex; flex-wrap: wrap; gap: 5px; margin: 6px 0 12px; align-items: center; }
+button, .chip, .key { display: inline-flex; align-items: center; gap: 6px; font: inherit; color: inherit;
+  border: 1px solid var(--line); border-radius: 12px; padding: 1px 10px 1px 6px; background: var(--card); }
+button { cursor: pointer; } button:hover { border-color: var(--dim); }
+button.on { border-color: var(--ink); box-shadow: inset 0 0 0 1px var(--ink); } button.absent { opacity: .45; }
+.chip { margin-right: 5px; } .key { border-style: dashed; }
+i { width: 12px; height: 12px; border-radius: 3px; flex: none; }
+i.crowd { background: repeating-linear-gradient(-45deg, #eee 0 3px, #777 3px 7px); }
+i.none { background: repeating-linear-gradient(45deg, #ccc 0 2px, #888 2px 6px); }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; margin: 0 0 12px; }
+article p { margin: 2px 0 6px; } article.broken { border-color: var(--bad); } article.broken p { color: var(--bad); }
+.figures { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
+figure { margin: 0; width: var(--width); cursor: zoom-in; } figcaption { font-size: 12px; }
+.stack { position: relative; line-height: 0; } .stack img { width: 100%; height: auto; }
+.stack .fill, .stack .lines { position: absolute; inset: 0; height: 100%; pointer-events: none; }
+.fill { opacity: var(--alpha); image-rendering: pixelated; } .lines { opacity: var(--lines); }
+[hidden] { display: none !important; }
+dialog { border: 0; padding: 12px; border-radius: 8px; background: var(--card); color: var(--ink); cursor: zoom-out;
+  max-width: 98vw; max-height: 98vh; }
+dialog::backdrop { background: rgb(0 0 0 / .8); } dialog p { margin: 6px 0 0; }
+dialog .stack { width: min(94vw, var(--fit, 94vw)); }
+"""
+
+_SCRIPT = """
+const root = document.documentElement, $ = s => document.querySelector(s), all = s => [...document.querySelectorAll(s)];
+const set = (name, value) => root.style.setProperty(name, value);
+const alpha = $('#alpha'), lines = $('#lines'), dialog = $('dialog');
+let last = .5, shown = -1;
+alpha.oninput = () => set('--alpha', alpha.value);
+lines.onchange = () => set('--lines', lines.checked ? 1 : 0);
+$('#width').oninput = event => set('--width', event.target.value + 'px');
+$('form').onsubmit = event => event.preventDefault();
+function filter() {
+  const text = $('#search').value.toLowerCase();
+  for (const section of all('section')) {
+    const wanted = [...section.querySelectorAll('button.on')].map(button => button.dataset.label);
+    for (const card of section.querySelectorAll('article')) {
+      const labels = card.dataset.labels.split(' ');
+      card.hidden = !wanted.every(label => labels.includes(label)) || !card.dataset.text.includes(text);
+    }
+  }
+}
+$('#search').oninput = filter;
+for (const button of all('nav button')) button.onclick = () => { button.classList.toggle('on'); filter(); };
+const figures = () => all('article:not([hidden]) figure');
+function show(index) {
+  const list = figures();
+  if (!list.length) return;
+  shown = (index + list.length) % list.length;
+  const figure = list[shown], image = figure.querySelector('img');
+  const name = figure.closest('article').querySelector('h3').textContent;
+  dialog.querySelector('.stack').innerHTML = figure.querySelector('.stack').innerHTML;
+  dialog.style.setProperty('--fit', `calc(88vh * ${image.getAttribute('width') / image.getAttribute('height')})`);
+  dialog.querySelector('p').textContent = `${name} · ${figure.querySelector('figcaption').textContent}`
+    + ' · arrows: next, t: truth, o: outlines';
+  if (!dialog.open) dialog.showModal();
+}
+for (const figure of all('figure')) figure.onclick = () => show(figures().indexOf(figure));
+dialog.onclick = () => dialog.close();
+document.onkeydown = event => {
+  if (event.target.type === 'search' || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === 't') {
+    if (+alpha.value) last = alpha.value;
+    alpha.value = +alpha.value ? 0 : last;
+    alpha.oninput();
+  } else if (event.key === 'o') { lines.checked = !lines.checked; lines.onchange(); }
+  else if (dialog.open && event.key === 'ArrowRight') { event.preventDefault(); show(shown + 1); }
+  else if (dialog.open && event.key === 'ArrowLeft') { event.preventDefault(); show(shown - 1); }
+};
+"""
