@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trimask.decode.dense import dense_probabilities, dense_semantic
+from trimask.decode.strips import Rows, upsample_rows
 from trimask.types import SemanticMap, Size
 
 
@@ -35,11 +36,23 @@ class DenseOutput:
         """The output for one picture of the batch, still with a batch axis."""
         return replace(self, logits=self.logits[index : index + 1], aux=tuple(a[index : index + 1] for a in self.aux))
 
+    @property
+    def num_scores(self) -> int:
+        return self.logits.shape[1]
+
+    def score_rows(self, size: Size, rows: Rows) -> Tensor:
+        """(B, C, stop - start, W) fp32 logits of these rows of the pictures at `size`: what windows are blended from."""
+        return upsample_rows(self.logits.float(), size, rows, self.align_corners)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Logits of any size -> class probabilities; one logit gives the two classes 0 and 1."""
+        return dense_probabilities(scores)
+
     def semantic(self, size: Size, *, scores: bool = False) -> list[SemanticMap]:
         """One class map a picture at `size`. The full-size probabilities exist only if `scores` asks for them."""
         if not scores:
             return [SemanticMap(labels) for labels in dense_semantic(self.logits, size, self.align_corners)]
-        probabilities = dense_probabilities(self.logits, size, self.align_corners)  # (B, C, H, W)
+        probabilities = self.probabilities(self.score_rows(size, (0, size[0])))  # (B, C, H, W)
         confidence, labels = probabilities.max(dim=1)
         return [SemanticMap(*row) for row in zip(labels, probabilities, confidence, strict=True)]
 

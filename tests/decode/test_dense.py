@@ -25,13 +25,13 @@ def test_semantic_is_the_argmax_of_the_upsampled_logits(monkeypatch, num_channel
 def test_half_precision_logits_are_upsampled_in_fp32():
     logits = torch.randn(1, 4, 8, 8).bfloat16()
     assert torch.equal(dense_semantic(logits, (64, 64), False), dense_semantic(logits.float(), (64, 64), False))
-    assert dense_probabilities(logits, (64, 64), False).dtype == torch.float32
+    assert dense_probabilities(logits).dtype == torch.float32
 
 
 def test_probabilities_of_one_logit_are_two_classes():
     logits = torch.randn(2, 1, 4, 4)
-    probabilities = dense_probabilities(logits, (9, 9), False)
-    two = dense_probabilities(torch.cat([torch.zeros_like(logits), logits], dim=1), (9, 9), False)
+    probabilities = dense_probabilities(logits)
+    two = dense_probabilities(torch.cat([torch.zeros_like(logits), logits], dim=1))
     torch.testing.assert_close(probabilities, two)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 9, 9))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 4, 4))
     assert torch.equal(probabilities.argmax(dim=1), dense_semantic(logits, (9, 9), False))

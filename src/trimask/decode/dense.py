@@ -7,7 +7,6 @@ All arithmetic after the network is fp32, whatever the precision of the logits.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trimask.decode.strips import RowUpsampling, row_strips, strip_bytes
@@ -27,9 +26,9 @@ def dense_semantic(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
     return labels
 
 
-def dense_probabilities(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
-    """(B, C, h, w) logits -> (B, C, H, W) float32 class probabilities; one logit gives the two classes 0 and 1."""
-    full = F.interpolate(logits.float(), size, mode="bilinear", align_corners=align_corners)  # (B, C, H, W)
-    if full.shape[1] == 1:
-        return torch.cat([torch.sigmoid(-full), torch.sigmoid(full)], dim=1)
-    return full.softmax(dim=1)
+def dense_probabilities(logits: Tensor) -> Tensor:
+    """(B, C, H, W) logits -> (B, C, H, W) float32 class probabilities; one logit gives the two classes 0 and 1."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
+    return logits.softmax(dim=1)

@@ -72,7 +72,7 @@ class RowUpsampling:
         if self.source_size == self.size:
             return source
         start, stop = rows
-        if stop - start == self.size[0]:
+        if stop - start == self.size[0] and source.shape[2] == self.source_size[0]:
             return F.interpolate(source, self.size, mode="bilinear", align_corners=self.align_corners)
         mixed = self._mix_rows(source, start, stop)
         # With as many rows out as in, bilinear interpolation leaves the rows exactly as they are.

@@ -42,6 +42,7 @@ class Whole:
     long_side: int | None = None
     multiple_of: int | None = None
     max_batch: int = 16
+    questions = frozenset({"semantic", "instances", "panoptic"})  # what can be asked of the outputs
 
     def __post_init__(self) -> None:
         given = [name for name in ("size", "short_side", "long_side") if getattr(self, name) is not None]
@@ -53,17 +54,17 @@ class Whole:
         if min([self.max_batch, *(side for side in sides if side is not None)]) < 1:
             raise ValueError("Sizes and batches must be at least 1.")
 
-    def input_size(self, size: Size) -> Size:
-        """The size at which a picture of `size` goes through the network."""
+    def input_size(self, size: Size, scale: float = 1.0) -> Size:
+        """The size at which a picture of `size` goes through the network; `scale` is a factor on everything."""
         height, width = self.size or size
-        scale = 1.0
+        factor = 1.0
         if self.long_side is not None:
-            scale = self.long_side / max(size)
+            factor = self.long_side / max(size)
         if self.short_side is not None:
-            scale = self.short_side / min(size)
+            factor = self.short_side / min(size)
         if self.max_long_side is not None:
-            scale = min(scale, self.max_long_side / max(size))
-        return self._rounded(height * scale), self._rounded(width * scale)
+            factor = min(factor, self.max_long_side / max(size))
+        return self._rounded(height * factor * scale), self._rounded(width * factor * scale)
 
     def _rounded(self, side: float) -> int:
         pixels = max(int(side + 0.5), 1)  # halves up, as mmcv rounds
@@ -94,6 +95,11 @@ class Whole:
                     # One by one, so that the full-size scores of one picture exist at a time.
                     [answers[index]] = answer(output.picture(place), batch.sizes[index])
         return [answers[index] for index in range(len(batch))]
+
+    def look(self, network: Callable[[Tensor], Any], image: Tensor, *, scale: float = 1.0) -> Any:
+        """The output for one (K, H, W) picture, put through at `scale` times its input size."""
+        height, width = image.shape[-2:]
+        return network(resize(image, self.input_size((height, width), scale))[None])
 
 
 def resize(image: Tensor, size: Size) -> Tensor:
