@@ -16,6 +16,7 @@ from trimask.data.doctor.tree import Tree
 from trimask.types import ClassSpec, DataError, SegmentationDataset
 
 SPLITS = ("train", "val", "test")
+WHOLE = "all"
 MAX_ALONE = 500  # files outside all samples that are looked at where a dataset exists; spread evenly
 
 
@@ -48,6 +49,10 @@ class Case:
     @property
     def folder(self) -> Path | None:
         return self.tree.folder if self.tree else None
+
+    def relative(self, path: str) -> str:
+        """A path for messages: below the case's folder, or as it is."""
+        return self.tree.relative(path) if self.tree else path
 
     @property
     def classes(self) -> ClassSpec | None:
@@ -121,22 +126,32 @@ def open_case(
 ) -> Case:
     """A case whose datasets are made by `make(split)`; what it refuses is kept as a refusal.
 
+    A data set that cannot be divided, because it is too small or no list says how, is opened as a whole, if it can be.
+
     Args: rest: further fields of `Case`.
     """
     case = Case(name, reader, **rest)
     for split in splits:
-        try:
-            dataset = make(split)
-            len(dataset)
-        except DataError as error:
-            case.refusals[split] = str(error)
-            continue
-        twin = next((other for other, made in case.datasets.items() if _same_samples(made, dataset)), None)
-        if twin:
-            case.same[split] = twin
-        else:
-            case.datasets[split] = dataset
+        _open(case, make, split)
+    if not case.datasets and splits == SPLITS and not _open(case, make, WHOLE):
+        del case.refusals[WHOLE]  # it says what the others say
     return case
+
+
+def _open(case: Case, make: Callable[[str], Any], split: str) -> bool:
+    """Puts the dataset of a split, or why there is none, into the case; whether there is one."""
+    try:
+        dataset = make(split)
+        len(dataset)
+    except DataError as error:
+        case.refusals[split] = str(error)
+        return False
+    twin = next((other for other, made in case.datasets.items() if _same_samples(made, dataset)), None)
+    if twin:
+        case.same[split] = twin
+    else:
+        case.datasets[split] = dataset
+    return True
 
 
 def _same_samples(one: SegmentationDataset, other: SegmentationDataset) -> bool:

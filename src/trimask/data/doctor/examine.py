@@ -95,7 +95,7 @@ def examine(
     checks = all_checks() if checks is None else checks
     looks = [_Look(case.where(split, index)) for split, index in case.samples()]
     alone = case.alone()
-    looks += [_Look(Where("", -1, path, (path,))) for path in alone]
+    looks += [_Look(Where("", -1, case.relative(path), (path,))) for path in alone]
     for check in checks:
         check.prepare(case)
     counter = _Counter(looks, progress)

@@ -114,6 +114,14 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
 
 
+_VERBS = {"are": "is", "have": "has", "carry": "carries", "do": "does"}
+
+
+def counted(count: int, noun: str, verb: str) -> str:
+    """1 picture is, 2 pictures are. The verb is given in the plural."""
+    return f"{number_of(count, noun)} {_VERBS.get(verb, verb + 's') if count == 1 else verb}"
+
+
 def share(part: float, whole: float) -> str:
     """A share in per cent, never rounded to 0 or 100 where it is not."""
     if not whole:

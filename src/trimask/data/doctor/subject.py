@@ -5,7 +5,8 @@ Own work.
 
 from __future__ import annotations
 
-import io
+import os
+import stat
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from trimask.data.decode import read_image, read_mask
+from trimask.data.decode import FORMATS, read_image, read_mask
 from trimask.data.doctor.findings import Where
-from trimask.data.files import PICTURE_SUFFIXES
+from trimask.data.files import PICTURE_SUFFIXES, printable
 from trimask.data.label_map import LabelMap
 from trimask.data.segments import ValueIndex, color_ids
 from trimask.types import ClassSpec, DataError, Sample, SegmentationDataset, Size
 
+_PNG_DEPTH = 24  # the byte of a PNG that holds its bits a channel
 MAX_VALUES = 512  # distinct values of one mask that travel to the main process, the most frequent first
 
 Role = Literal["picture", "annotation", "alone"]
@@ -59,23 +61,25 @@ class File:
         return Path(self.path).suffix.lower() in PICTURE_SUFFIXES
 
     @cached_property
-    def data(self) -> bytes | None:
-        """Its bytes; None where there are none to read."""
+    def num_bytes(self) -> int | None:
+        """None for what is not there, or is no regular file."""
         try:
-            return Path(self.path).read_bytes()
-        except OSError:
+            status = os.stat(self.path)
+        except (OSError, ValueError):
             return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     @cached_property
     def header(self) -> Header | None:
         """None for what is no picture, or is so broken that not even its header can be read."""
-        if not self.is_picture or not self.data:
+        if not self.is_picture or not self.num_bytes:
             return None
         try:
-            with Image.open(io.BytesIO(self.data)) as picture:
+            with open(self.path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
                 mode = picture.mode
-                if picture.format == "PNG" and mode in ("RGB", "RGBA") and self.data[24:25] == b"\x10":
-                    mode += ";16"
+                if picture.format == "PNG" and mode in ("RGB", "RGBA"):
+                    file.seek(_PNG_DEPTH)
+                    mode += ";16" * (file.read(1) == b"\x10")
                 turned = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
                 return Header(str(picture.format), mode, (picture.height, picture.width), turned)
         except Exception:  # on damaged bytes the decoders raise whatever they stumble upon; `problem` says it
@@ -103,10 +107,10 @@ class File:
     @property
     def problem(self) -> str:
         """Why it cannot be read, or ""."""
-        if self.data is None:
-            return f"{self.path} does not exist or may not be read."
-        if not self.data:
-            return f"{self.path} is empty (0 bytes)."
+        if self.num_bytes is None:
+            return f"{printable(self.path)} does not exist, may not be read, or is no regular file."
+        if not self.num_bytes:
+            return f"{printable(self.path)} is empty (0 bytes)."
         return self._read[1]
 
 
@@ -167,11 +171,20 @@ class Subject:
             return self.sample.image
         return self.files[0].pixels if self.files and self.files[0].role == "picture" else None
 
-    @property
+    @cached_property
     def label_map(self) -> LabelMap | None:
-        """The dataset's explicit map from raw values to classes, where it has one under that name."""
-        found = getattr(self._dataset, "label_map", None)
-        return found if isinstance(found, LabelMap) else None
+        """The dataset's explicit map from raw values to classes that fits this mask: of those of its kind (values or colors)
+        the one that leaves the fewest pixels unlisted. Of another kind if there is no other; None if it has none."""
+        maps = label_maps(self._dataset)
+        if self.mask is None or self.mask.pixels is None:
+            return next(iter(maps), None)
+        is_color = self.mask.pixels.ndim == 3
+
+        def misfit(label_map: LabelMap) -> tuple[bool, int]:
+            unlisted = sum(count for value, count in self.values.items() if value not in label_map.names)
+            return label_map.is_color != is_color, unlisted
+
+        return min(maps, key=misfit, default=None)
 
     @cached_property
     def mask(self) -> File | None:
@@ -200,6 +213,13 @@ class Subject:
         if self.mask is None or self.mask.header is None or self.files[0].header is None:
             return None
         return self.files[0].header.upright, self.mask.header.upright
+
+
+def label_maps(dataset: Any) -> list[LabelMap]:
+    """All maps from raw values or colors to classes that a dataset, or the one inside it, has as attributes."""
+    found = [value for value in getattr(dataset, "__dict__", {}).values() if isinstance(value, LabelMap)]
+    inner = getattr(dataset, "dataset", None)
+    return found or (label_maps(inner) if inner is not None else [])
 
 
 def count_values(raw: NDArray[Any]) -> dict[int, int]:

@@ -31,10 +31,12 @@ class Crowds(Check):
         if not self.found:
             return
         everything = self.found.count > self.num_segments / 2
+        one = self.found.count == 1
         yield self.found.finding(
             "crowds/share",
             "warning" if everything else "note",
-            f"{number_of(self.found.count, 'segment')} ({share(self.found.count, self.num_segments)}) are crowds "
+            f"{number_of(self.found.count, 'segment')} ({share(self.found.count, self.num_segments)}) "
+            f"{'is a crowd' if one else 'are crowds'} "
             f"({', '.join(f'{count} in {split}' for split, count in self.found.by_split.items())}). Losses and scores "
             "treat them as regions where nothing is counted.",
             "Most segments are crowds: an export may have set iscrowd for every run-length mask. Set it to 0 for single objects."

@@ -136,13 +136,7 @@ def _prints(check: Check) -> list[Fingerprint]:
 
 
 def _finding(code: str, severity: Any, groups: list[Any], what: str, fix: str) -> Finding:
-    examples = [
-        Example(
-            group[0].where,
-            "same as " + ", ".join(f"{p.where.name} ({p.where.split or 'no split'})" for p in group[1:4]),
-        )
-        for group in groups[:MAX_EXAMPLES]
-    ]
+    examples = [example for group in groups[: MAX_EXAMPLES // 2] for example in _both(group)]
     one = len(groups) == 1
     words = f"{len(groups):,} " + what.replace("(s) are", " is" if one else "s are").replace(
         "(s) occur", " occurs" if one else "s occur"
@@ -157,6 +151,14 @@ def _finding(code: str, severity: Any, groups: list[Any], what: str, fix: str) -
         examples=tuple(examples),
         numbers={"groups": [[p.where.name for p in group] for group in groups[:100]]},
     )
+
+
+def _both(group: Any) -> Iterator[Example]:
+    """The first two of a group, side by side."""
+    yield Example(
+        group[0].where, "is the same as" if len(group) == 2 else f"is the same as {len(group) - 1} others, such as"
+    )
+    yield Example(group[1].where, "this one")
 
 
 def fingerprint(subject: Subject) -> tuple[bytes, bytes, int, int, bytes]:

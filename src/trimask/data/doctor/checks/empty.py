@@ -7,8 +7,9 @@ from typing import Any
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Where, number_of, share
-from trimask.data.doctor.subject import Subject
+from trimask.data.doctor.findings import Finding, Gathered, Where, counted, number_of, share, some
+from trimask.data.doctor.subject import Subject, label_maps
+from trimask.data.label_map import IGNORE
 
 BACKGROUND = frozenset({"background", "_background_", "__background__", "bg", "void", "unlabelled", "unlabeled"})
 
@@ -52,21 +53,34 @@ class Empty(Check):
             yield self.background.finding(
                 "empty/background",
                 "warning" if most else "note",
-                f"{number_of(self.background.count, 'mask')} hold background alone.",
+                f"{counted(self.background.count, 'mask', 'hold')} background alone.",
                 "Make sure that nothing is there, and that the mask belongs to the picture.",
                 of=num_samples,
             )
         unlabelled, total = (sum(counts[i] for counts in self.ignored.values()) for i in (0, 1))
         with_some = sum(counts[2] for counts in self.ignored.values())
         if unlabelled and not objects_only:
+            void = _ignored_values(case)
             yield Finding(
                 "empty/unlabelled",
                 "note" if unlabelled < total / 2 else "warning",
-                f"{share(unlabelled, total)} of all pixels are unlabelled, in {number_of(with_some, 'picture')}. Losses and "
-                "scores leave them out.",
+                f"{share(unlabelled, total)} of all pixels are unlabelled{void}, in {number_of(with_some, 'picture')}. Losses "
+                "and scores leave them out.",
                 "Nothing needs to be done if that is what the class map means by ignoring a value.",
                 count=with_some,
                 of=num_samples,
                 where=", ".join(self.ignored),
                 numbers={"unlabelled_share": round(unlabelled / total, 6)},
             )
+
+
+def _ignored_values(case: Case) -> str:
+    """In brackets, the raw values and colors that the class maps leave out; "" where there are none."""
+    maps = [found for dataset in case.datasets.values() for found in label_maps(dataset)]
+    shown = {
+        f"{value:06x}" if label_map.is_color else str(value)
+        for label_map in maps
+        for value, name in label_map.names.items()
+        if name == IGNORE
+    }
+    return f" (raw {some(sorted(shown))})" if shown else ""

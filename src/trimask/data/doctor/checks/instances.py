@@ -213,20 +213,29 @@ def _problems(annotation: dict[str, Any], task: _Batch) -> Iterator[tuple[str, s
 
 
 def _measures(annotation: dict[str, Any], runs: rle.Runs, size: Size) -> Iterator[tuple[str, str]]:
-    """(kind, detail) where area and box are not those of the mask."""
+    """(kind, detail) where area and box are not those of the mask. COCO's own crowds declare areas of another origin."""
     area = rle.area(runs)
     if not area:
         yield "nothing", "covers no pixel"
         return
-    declared = annotation.get("area")
+    declared = None if annotation.get("iscrowd") else annotation.get("area")
     if isinstance(declared, int | float) and abs(declared - area) > AREA_PIXELS + AREA_SHARE * max(area, declared):
         yield "area", f"declares {declared:,.0f} pixels, its mask has {area:,}"
     box = annotation.get("bbox")
     if isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box):
         x, y, width, height = box
         given = np.array([x, y, x + width, y + height], np.float64).clip(0, [size[1], size[0], size[1], size[0]])
-        if np.abs(given - rle.box(runs, size)).max() > BOX_PIXELS:
-            yield "box", f"has the box {_xyxy(given)}, its mask {_xyxy(rle.box(runs, size))} (x y x y)"
+        true = [np.array(rle.box(runs, size), np.float64), *_extent(annotation["segmentation"], size)]
+        if min(np.abs(given - one).max() for one in true) > BOX_PIXELS:
+            yield "box", f"has the box {_xyxy(given)}, its mask {_xyxy(true[0])} (x y x y)"
+
+
+def _extent(segmentation: Any, size: Size) -> list[np.ndarray]:
+    """The box of polygons by their vertices, whose thin ends cover no pixel; nothing for run lengths."""
+    if not isinstance(segmentation, list) or not isinstance(segmentation[0], list):
+        return []
+    points = np.concatenate([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation])
+    return [np.concatenate([points.min(axis=0), points.max(axis=0)]).clip(0, [size[1], size[0], size[1], size[0]])]
 
 
 def _xyxy(box: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -25,22 +26,47 @@ class Entries(NamedTuple):
     columns: list[str]
 
 
+class _Index:
+    """The pictures of a tree by name and by stem, and by both together with their folder's name."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.folders: set[str] = set()
+        self.names: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.stems: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for path in map(PurePath, tree.pictures):
+            self.folders.add(path.parent.name)
+            for folder in ("", path.parent.name):
+                self.names[folder, path.name].append(str(path))
+                self.stems[folder, path.stem].append(str(path))
+
+    def knows(self, entry: str) -> bool:
+        return bool(self.same_stem(entry))
+
+    def same_name(self, entry: str) -> list[str]:
+        """Files that the entry may mean: of its name, in a folder called as it says if there is any such folder."""
+        return self.names.get((self._folder(entry), PurePath(entry).name), [])
+
+    def same_stem(self, entry: str) -> list[str]:
+        """The same, whatever the extension."""
+        return self.stems.get((self._folder(entry), PurePath(entry).stem), [])
+
+    def _folder(self, entry: str) -> str:
+        folder = PurePath(entry).parent.name
+        return folder if folder in self.folders else ""
+
+
 class Lists(Check):
     def findings(self, case: Case) -> Iterator[Finding]:
         if case.tree is None:
             return
-        by_name: dict[str, list[str]] = {}
-        by_stem: dict[str, list[str]] = {}
-        for path in case.tree.pictures:
-            by_name.setdefault(PurePath(path).name, []).append(path)
-            by_stem.setdefault(PurePath(path).stem, []).append(path)
+        index = _Index(case.tree)
         for place, file in enumerate(case.tree.small(".txt", ".csv", ".lst", limit=MAX_BYTES)):
             if place >= MAX_LISTS:
                 return
             entries = read_list(file)
-            known = [e for e in entries.names if PurePath(e).name in by_name or PurePath(e).stem in by_stem]
-            if len(known) * 2 >= len(entries.names) > 0:
-                yield from _about(file, entries, by_name, by_stem, case)
+            if sum(map(index.knows, entries.names)) * 2 >= len(entries.names) > 0:
+                yield from _about(file, entries, index, bool(case.datasets))
 
 
 def read_list(path: Path) -> Entries:
@@ -64,26 +90,16 @@ def _is_picture(word: str) -> bool:
     return PurePath(word).suffix.lower() in PICTURE_SUFFIXES
 
 
-def _about(
-    file: Path, entries: Entries, by_name: dict[str, list[str]], by_stem: dict[str, list[str]], case: Case
-) -> Iterator[Finding]:
-    assert case.tree is not None
-    where, total = case.tree.relative(file), len(entries.names)
-    missing, renamed, moved = [], [], []
-    for entry in entries.names:
-        name = PurePath(entry).name
-        if name not in by_name and PurePath(entry).stem not in by_stem:
-            missing.append(entry)
-        elif not _is_picture(entry):
-            continue
-        elif name not in by_name:
-            renamed.append(entry)
-        elif not _is_there(entry, file, case.tree, by_name[name]):
-            moved.append(entry)
+def _about(file: Path, entries: Entries, index: _Index, opens: bool) -> Iterator[Finding]:
+    where, total = index.tree.relative(file), len(entries.names)
+    missing = [entry for entry in entries.names if not index.knows(entry)]
+    pictures = [entry for entry in entries.names if index.knows(entry) and _is_picture(entry)]
+    renamed = [entry for entry in pictures if not index.same_name(entry)]
+    moved = [e for e in pictures if index.same_name(e) and not _is_there(e, file, index)]
     if missing:
         yield Finding(
             "lists/missing",
-            "error" if not case.datasets else "warning",
+            "warning" if opens else "error",
             f"{where} names {number_of(len(missing), 'file')} that are not there: {some(missing)}.",
             "Fetch them, or take them out of the list.",
             count=len(missing),
@@ -91,10 +107,10 @@ def _about(
             where=where,
         )
     if renamed:
-        found = PurePath(by_stem[PurePath(renamed[0]).stem][0]).suffix
+        found = PurePath(index.same_stem(renamed[0])[0]).suffix
         yield Finding(
             "lists/other-extension",
-            "note" if case.datasets else "warning",
+            "note" if opens else "warning",
             f"{where} names {number_of(len(renamed), 'file')} by another extension: {renamed[0]} is {found} here.",
             "Nothing needs to be done where the reader goes by the name without extension, as trimask's do.",
             count=len(renamed),
@@ -104,7 +120,7 @@ def _about(
     if moved:
         yield Finding(
             "lists/other-folder",
-            "note" if case.datasets else "warning",
+            "note" if opens else "warning",
             f"{where} names {number_of(len(moved), 'file')} in a folder that is not here: {some(moved, 1)}; files of these "
             "names lie elsewhere.",
             "Nothing needs to be done where the reader goes by the file name; otherwise correct the beginning of the paths.",
@@ -123,13 +139,11 @@ def _about(
         )
 
 
-def _is_there(entry: str, file: Path, tree: Tree, candidates: list[str]) -> bool:
+def _is_there(entry: str, file: Path, index: _Index) -> bool:
     """Whether the path leads to a file, from the list's own folder or from one around it, up to the data set's."""
-    if PurePath(entry).is_absolute():
-        return entry in candidates
-    bases = [
-        file.parent,
-        *(parent for parent in file.parents if parent == tree.folder or tree.folder in parent.parents),
-    ]
-    wanted = {str(base / entry) for base in bases}
-    return any(path in wanted for path in candidates) or len(PurePath(entry).parts) == 1
+    if len(PurePath(entry).parts) == 1:
+        return True
+    top = index.tree.folder
+    bases = [file.parent, *(parent for parent in file.parents if parent == top or top in parent.parents)]
+    wanted = {entry, *(str(base / entry) for base in bases)}
+    return any(path in wanted for path in index.same_name(entry))

@@ -10,7 +10,7 @@ import numpy as np
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Where, number_of, some
+from trimask.data.doctor.findings import Finding, Gathered, Where, counted, number_of, some
 from trimask.data.doctor.subject import File, Subject, count_values
 
 FEW_VALUES = 64  # a grey JPEG with fewer distinct values was a mask before it was compressed
@@ -58,18 +58,18 @@ class Modes(Check):
 
     def findings(self, case: Case) -> Iterator[Finding]:
         total = sum(self.pictures.values())
-        for gathered, kind, what, fix in (
-            (self.grey, "grey", "are grey among color ones", "They become three equal channels; color augmentation does not "
+        for gathered, kind, verb, what, fix in (
+            (self.grey, "grey", "are", "grey among color ones", "They become three equal channels; color augmentation does not "
              "make them colored. `albumentations.ToGray` with a small p prepares a network for them."),
-            (self.grey_as_rgb, "grey-as-rgb", "are grey but stored as RGB", "Nothing needs to be done."),
-            (self.deep, "deep", "have 16 bits a channel", "They are scaled to 8 bits (value / 257). If their range is much "
+            (self.grey_as_rgb, "grey-as-rgb", "are", "grey but stored as RGB", "Nothing needs to be done."),
+            (self.deep, "deep", "have", "16 bits a channel", "They are scaled to 8 bits (value / 257). If their range is much "
              "narrower than 16 bits, stretch and convert them first."),
-            (self.alpha, "alpha", "have an alpha channel", "It is dropped. Make sure that nothing is meant to be "
+            (self.alpha, "alpha", "have", "an alpha channel", "It is dropped. Make sure that nothing is meant to be "
              "transparent."),
         ):  # fmt: skip
             if gathered and (gathered.count < total or kind != "grey"):
                 yield gathered.finding(
-                    f"modes/{kind}", "note", f"{number_of(gathered.count, 'picture')} {what}.", fix, of=total
+                    f"modes/{kind}", "note", f"{counted(gathered.count, 'picture', verb)} {what}.", fix, of=total
                 )
         yield from self._mixed_masks()
         for needed, gathered in self.jpeg.items():

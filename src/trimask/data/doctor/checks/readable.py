@@ -8,7 +8,7 @@ from typing import Any
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, number_of
+from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, counted, number_of
 from trimask.data.doctor.subject import File, Subject
 
 _FORMATS = {
@@ -25,8 +25,9 @@ _WHAT = {
     "missing": ("{n} named by the data set {is_} not there.", "Fetch {them} again, or take {them} out of the list."),
     "empty": ("{n} {is_} empty (0 bytes).", "Fetch {them} again: a download or a copy was cut off."),
     "too-large": (
-        "{n} {is_} too large to decode safely (more than 178 megapixels).",
-        "Cut {them} into tiles, and make sure that {them} {is_} meant to be there: such files are also an attack.",
+        "{n} {is_} too large to decode safely (more pixels than the limit).",
+        "Cut {them} into tiles, and make sure that {them} {is_} meant to be there: such files are also an attack. "
+        "TRIMASK_MAX_PIXELS raises the limit.",
     ),
     "broken": (
         "{n} cannot be read: truncated, corrupt, or of a kind that no picture or mask has.",
@@ -53,7 +54,8 @@ class Readable(Check):
 
     def collect(self, where: Where, measured: Any) -> None:
         for path, kind, detail in measured:
-            here = Where(where.split, where.index, path, (path,))
+            here = Where(where.split, where.index, where.name if where.index < 0 else Path(path).name, (path,))
+            detail = detail.removeprefix(f"{path}: ").removeprefix(f"{path} ")
             if kind == "misnamed":
                 self.misnamed.add(here, detail)
             else:
@@ -81,19 +83,19 @@ class Readable(Check):
             yield self.misnamed.finding(
                 "readable/wrong-extension",
                 "warning",
-                f"{number_of(self.misnamed.count, 'file')} hold another format than the extension says. They are read by "
-                "their content here, but not by every program.",
+                f"{counted(self.misnamed.count, 'file', 'hold')} another format than the extension says: "
+                "read by content here, but not by every program.",
                 "Rename them, or save them again in the format that the name promises.",
             )
 
 
 def _problems(file: File) -> Iterator[tuple[str, str]]:
     header = file.header
-    if file.data is None:
+    if file.num_bytes is None:
         yield "missing", file.problem
-    elif not file.data:
+    elif not file.num_bytes:
         yield "empty", ""
     elif file.problem:
-        yield "too-large" if "too large to decode" in file.problem else "broken", file.problem
+        yield "too-large" if "more than the limit" in file.problem else "broken", file.problem
     if header and header.format not in _FORMATS[Path(file.path).suffix.lower()]:
         yield "misnamed", f"holds {header.format}"

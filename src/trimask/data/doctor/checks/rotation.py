@@ -7,7 +7,7 @@ from typing import Any
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Where, number_of
+from trimask.data.doctor.findings import Finding, Gathered, Where, counted, number_of
 from trimask.data.doctor.subject import Subject
 
 
@@ -30,7 +30,7 @@ class Rotation(Check):
             yield self.agree.finding(
                 "rotation/exif",
                 "note",
-                f"{number_of(self.agree.count, 'picture')} carry an EXIF orientation. It is applied, in training and in "
+                f"{counted(self.agree.count, 'picture', 'carry')} an EXIF orientation. It is applied, in training and in "
                 "prediction.",
                 "Nothing here; programs that ignore EXIF (OpenCV with some flags, many annotation tools) see the picture "
                 "turned. Storing it upright ends the ambiguity.",

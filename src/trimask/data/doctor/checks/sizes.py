@@ -76,15 +76,20 @@ class Sizes(Check):
 def _mixed(sizes: Counter[Size], first: dict[Size, Where], noun: str, suffix: str) -> Iterator[Finding]:
     if len(sizes) < 2:
         return
+    alone = noun != "picture"
     small, large = (pick(sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
     factor = large[0] * large[1] / (small[0] * small[1])
+    if alone and factor <= RANGE:
+        return
     named = f"{small[1]}x{small[0]} to {large[1]}x{large[0]} (width x height)"
+    if len(sizes) <= 4:
+        named = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)) + " (width x height)"
     common, often = sizes.most_common(1)[0]
     gathered = Gathered()
     for size in (small, large):
         gathered.add(first[size], f"{size[1]}x{size[0]}")
     total = sum(sizes.values())
-    plural = "pictures" if noun == "picture" else "picture files of no sample"
+    plural = "picture files of no sample" if alone else "pictures"
     yield gathered.finding(
         f"sizes/mixed{suffix}",
         "warning" if factor > RANGE else "note",

@@ -7,7 +7,7 @@ from typing import Any
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, number_of
+from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, counted, number_of, split_names
 from trimask.data.doctor.subject import Subject
 
 
@@ -50,37 +50,40 @@ class Truth(Check):
                 "Each message says what to change in the file, or in the description of the classes.",
             )
         for gathered, kind, what in (
-            (self.wrong_shape, "shape", "have an annotation of another size than the picture"),
-            (self.wrong_label, "label", "have labels outside the class list"),
+            (self.wrong_shape, "shape", "an annotation of another size than the picture"),
+            (self.wrong_label, "label", "labels outside the class list"),
         ):
             if gathered:
                 yield gathered.finding(
                     f"truth/{kind}",
                     "error",
-                    f"{number_of(gathered.count, 'sample')} {what}, and the dataset hands them on.",
+                    f"{counted(gathered.count, 'sample', 'have')} {what}, and the dataset hands them on.",
                     "This is a fault of the dataset class: correct its __getitem__.",
                 )
 
 
 def _refused_splits(case: Case) -> Iterator[Finding]:
+    reasons: dict[str, list[str]] = {}
     for split, reason in case.refusals.items():
+        reasons.setdefault(reason, []).append(split)
+    for reason, splits in reasons.items():
         severity: Severity = "error"
-        rest = "Correct what the message names; the files of the folder are examined nevertheless."
+        fix = "Correct what the message names; the files of the folder are examined nevertheless."
         if case.datasets:
-            severity = "note" if split == "test" else "warning"
-            rest = "If the data set has no such part, nothing needs to be done."
+            severity = "note" if splits == ["test"] else "warning"
+            fix = "If the data set has no such part, nothing needs to be done."
         yield Finding(
-            f"truth/no-{split}",
+            "truth/no-split",
             severity,
-            f"The split {split!r} cannot be made: {reason}",
-            rest,
-            count=1,
-            where=split,
+            f"{'The split' if len(splits) == 1 else 'The splits'} {', '.join(splits)} cannot be made: {reason}",
+            fix,
+            count=len(splits),
+            where=split_names(splits),
         )
     for split, dataset in case.datasets.items():
         if not len(dataset):
             yield Finding(
-                f"truth/empty-{split}",
+                "truth/empty-split",
                 "error",
                 f"The split {split!r} is empty.",
                 "Check folder and lists.",

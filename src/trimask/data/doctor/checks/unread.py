@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import MAX_EXAMPLES, Example, Finding, Where, number_of, some
+from trimask.data.doctor.findings import MAX_EXAMPLES, Example, Finding, Where, counted, some
 
 
 class Unread(Check):
@@ -27,7 +27,7 @@ class Unread(Check):
         yield Finding(
             "unread/pictures",
             "note",
-            f"{number_of(len(case.unread), 'picture file')} belong to no sample of {', '.join(case.datasets)}: {some(rows)}.",
+            f"{counted(len(case.unread), 'picture file', 'belong')} to no sample of {', '.join(case.datasets)}: {some(rows)}.",
             "Nothing needs to be done for other forms of the annotation, other tasks and other splits. Pictures among "
             "those that are read lack their annotation, or no list names them.",
             count=len(case.unread),

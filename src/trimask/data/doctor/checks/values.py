@@ -8,8 +8,8 @@ from typing import Any
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Where, number_of
-from trimask.data.doctor.subject import MAX_VALUES, Subject
+from trimask.data.doctor.findings import Finding, Gathered, Where, counted, number_of
+from trimask.data.doctor.subject import MAX_VALUES, Subject, label_maps
 from trimask.data.label_map import IGNORE
 
 SHOWN = 12
@@ -63,7 +63,7 @@ class Values(Check):
             yield self.wrong_kind.finding(
                 "values/wrong-kind",
                 "error",
-                f"{number_of(self.wrong_kind.count, 'mask')} hold {hold}, but the class map lists {listed}.",
+                f"{counted(self.wrong_kind.count, 'mask', 'hold')} {hold}, but the class map lists {listed}.",
                 "Describe the classes by `values` for grey and palette masks, by `colors` for RGB ones.",
                 of=self.num_masks,
             )
@@ -80,7 +80,7 @@ class Values(Check):
         yield self.refused.finding(
             f"values/{kind}",
             "error",
-            f"{number_of(self.refused.count, 'mask')} hold {noun}s that the class map does not list: "
+            f"{counted(self.refused.count, 'mask', 'hold')} {noun}s that the class map does not list: "
             f"{', '.join(rows)}{more}. Listed are {', '.join(map(self._show, sorted(self.names)[:SHOWN]))}"
             f"{', ...' if len(self.names) > SHOWN else ''}.",
             fix,
@@ -92,8 +92,7 @@ class Values(Check):
         )
 
     def _color_map(self, case: Case) -> bool:
-        maps = [getattr(dataset, "label_map", None) for dataset in case.datasets.values()]
-        return any(label_map is not None and label_map.is_color for label_map in maps)
+        return any(found.is_color for dataset in case.datasets.values() for found in label_maps(dataset))
 
     def _diagnosis(self) -> tuple[str, str]:
         """The kind of the finding, and what to do."""

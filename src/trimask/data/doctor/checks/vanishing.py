@@ -63,8 +63,10 @@ class Vanishing(Check):
         yield self.found.finding(
             "vanishing/segments",
             "warning" if much else "note",
-            f"{number_of(self.found.count, 'segment')} ({share(self.found.count, total)}) have no pixel left at the training "
-            f"resolution ({case.resolution}): " + some([f"{name} {share(shares[name], 1)}" for name in worst]) + ".",
+            f"{number_of(self.found.count, 'segment')} ({share(self.found.count, total)}) "
+            f"{'has' if self.found.count == 1 else 'have'} no pixel left at the training resolution ({case.resolution}): "
+            + some([f"{name} {share(shares[name], 1)}" for name in worst])
+            + ".",
             "Train at a higher resolution or on crops, or accept that these are not learned; a criterion must bear "
             "pictures that have lost all of them.",
             of=total,
