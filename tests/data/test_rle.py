@@ -89,6 +89,7 @@ def test_the_three_forms_of_a_segmentation():
         ({"size": [9, 7], "counts": [63]}, r"size \[9, 7\], the picture is \[7, 9\]"),
         ({"size": [7, 9], "counts": [60]}, "add up to 60 pixels, the picture has 63"),
         ({"size": [7, 9], "counts": [70, -7]}, "add up to 63"),
+        ({"size": [7, 9], "counts": [2**63 - 1, 2**63 - 1, 2 + 63]}, "add up to 18446744073709551679"),
         ({"size": [7, 9], "counts": ""}, "no compressed"),
         ({"size": [7, 9], "counts": "o" * 40}, "no compressed"),
         ({"size": [7, 9], "counts": "äö"}, "no compressed"),

@@ -147,8 +147,13 @@ def from_coco(segmentation: Any, size: Size) -> Runs:
             raise ValueError(f"its run lengths are of the size {given}, the picture is {list(size)} (height, width)")
         counts = segmentation["counts"]
         runs = from_string(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64)
-        if runs.ndim != 1 or (len(runs) and runs.min() < 0) or runs.sum() != size[0] * size[1]:
-            raise ValueError(f"its runs add up to {runs.sum()} pixels, the picture has {size[0] * size[1]}")
+        num_pixels = size[0] * size[1]  # no run is longer: sums of huge ones would wrap around to any number
+        if (
+            runs.ndim != 1
+            or (len(runs) and not 0 <= runs.min() <= runs.max() <= num_pixels)
+            or runs.sum() != num_pixels
+        ):
+            raise ValueError(f"its runs add up to {sum(runs.ravel().tolist())} pixels, the picture has {num_pixels}")
         return runs
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
         if segmentation and not isinstance(segmentation[0], Sequence | np.ndarray):
