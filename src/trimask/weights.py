@@ -52,14 +52,22 @@ def source_names(names: Iterable[str], table: RenameTable) -> dict[str, str]:
 def translate(source: Mapping[str, Tensor], names: Iterable[str], table: RenameTable) -> dict[str, Tensor]:
     """The tensors of `source` under our `names`. Every tensor of the source is used exactly once.
 
+    The counters of batch norms (`num_batches_tracked`) may be missing in the source: older files have none.
+
     Raises:
         ValueError: a name is left over on either side, or two of ours stand for the same.
     """
     pairs = source_names(names, table)
+    pairs = {ours: theirs for ours, theirs in pairs.items() if theirs in source or not is_counter(theirs)}
     require_same_names(set(pairs.values()), source.keys())
     if len(set(pairs.values())) < len(pairs):
         raise ValueError("The rename table gives the same source name to two of our weights.")
     return {ours: source[theirs] for ours, theirs in pairs.items()}
+
+
+def is_counter(name: str) -> bool:
+    """Whether it counts the batches that a batch norm has seen, which no answer depends on."""
+    return name.endswith("num_batches_tracked")
 
 
 def require_same_names(expected: Collection[str], given: Collection[str], *, subject: str = "The weights") -> None:

@@ -3,37 +3,21 @@
 A new file in trimask/networks is found and tested without an edit here.
 """
 
-import importlib
-import inspect
-import pkgutil
-
 import pytest
 import torch
 from torch import nn
 
-import trimask.networks
 from trimask.data import Shapes
 from trimask.data.datamodule import collate
 from trimask.losses import CrossEntropy, DenseCriterion, Dice
 from trimask.metrics import SemanticConfusion
+from trimask.networks import all_networks
 from trimask.outputs import DenseOutput
+from trimask.parity import row as parity
 
 MOST_STEPS = 200
 ENOUGH = 0.9
-
-
-def found():
-    modules = [
-        importlib.import_module(info.name)
-        for info in pkgutil.walk_packages(trimask.networks.__path__, trimask.networks.__name__ + ".")
-    ]
-    return [
-        member
-        for module in modules
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if member.__module__ == module.__name__ and issubclass(member, nn.Module)
-        if getattr(member, "output", None) is DenseOutput
-    ]
+DENSE = [kind for kind in all_networks() if kind.output is DenseOutput]
 
 
 def score(network, batch, classes):
@@ -48,13 +32,14 @@ def score(network, batch, classes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", found(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", DENSE, ids=lambda kind: kind.__name__)
 def test_two_pictures_are_learned_by_heart(kind):
     # large things: what lies within one cell of a coarse map, no network of that stride can say
     dataset = Shapes("train", length=2, size=(64, 64), num_things=(1, 2), radius=(0.25, 0.4))
     batch, classes = collate([dataset[0], dataset[1]]), dataset.classes
     torch.manual_seed(0)
-    network = kind(len(classes), backbone="resnet10t", pretrained=False).train()
+    tiny = getattr(kind, "tiny", {"backbone": "test_resnet"})
+    network = parity.build(kind, {"num_classes": len(classes), **tiny}).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3  # running statistics must keep up with a run of some dozen steps

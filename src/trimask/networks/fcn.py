@@ -2,7 +2,8 @@
 
 Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015,
 arXiv:1411.4038, in the form of mmsegmentation's `FCNHead` and configs/_base_/models/fcn_r50-d8.py (Apache-2.0).
-With `num_convs=1, concat_input=False` it is torchvision's `fcn_resnet50`; the logits are equal (tests/parity).
+With the same weights the logits are mmseg's; with `num_convs=1, concat_input=False` they are those of torchvision's
+`fcn_resnet50` (`make parity`).
 
 **Deviations**
 - From the paper, as in mmseg: output stride 8 by dilation instead of skips from finer levels.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trimask.layers.backbone import Backbone
+from trimask.layers.backbone_names import MMSEG, TORCHVISION
 from trimask.layers.convs import ConvNormReLU
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
@@ -48,13 +50,21 @@ class FCN(nn.Module):
     output = DenseOutput
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "torchvision": (
-            (r"^backbone\.(mean|std)$", ""),
-            (r"^backbone\.body\.", "backbone."),
+            *TORCHVISION,
             (r"^head\.", "classifier."),
             (r"^aux_head\.", "aux_classifier."),
             (r"\.convs\.0\.conv\.", ".0."),
             (r"\.convs\.0\.norm\.", ".1."),
             (r"\.classify\.", ".4."),
+        ),
+        "mmseg": (
+            *MMSEG,
+            (r"^head\.", "decode_head."),
+            (r"^aux_head\.", "auxiliary_head."),
+            (r"^(\w+_head\.convs\.\d+)\.norm\.", r"\1.bn."),
+            (r"^decode_head\.mix\.conv\.", "decode_head.conv_cat.conv."),
+            (r"^decode_head\.mix\.norm\.", "decode_head.conv_cat.bn."),
+            (r"_head\.classify\.", "_head.conv_seg."),
         ),
     }
 

@@ -1,0 +1,153 @@
+"""How the libraries that ours are compared with make a network and answer; each is imported when it is asked for one.
+
+Sources: mmsegmentation 1.2.2 and mmpretrain 1.2.0 (Apache-2.0), segmentation_models_pytorch 0.6 (MIT), torchvision (BSD-3),
+transformers 5.23 (Apache-2.0). Nothing of them is copied.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trimask.parity.row import Reference
+from trimask.weights import read_weights
+
+# --- segmentation_models_pytorch ---
+
+
+def smp(architecture: str, encoder: str, **options: Any) -> Reference:
+    """e.g. smp("Unet", "resnet18", classes=5). Pictures are padded to a multiple of 32 with the mean color."""
+
+    def build() -> nn.Module:
+        library: Any = importlib.import_module("segmentation_models_pytorch")
+        return getattr(library, architecture)(encoder, encoder_weights=None, **options)
+
+    return Reference("segmentation-models-pytorch", f"{architecture} {encoder}", build, _answer_padded)
+
+
+def _answer_padded(network: nn.Module, images: Tensor) -> list[Tensor]:
+    height, width = images.shape[-2:]
+    return [network(F.pad(images, (0, -width % 32, 0, -height % 32)))[..., :height, :width]]
+
+
+# --- torchvision ---
+
+
+def torchvision(name: str, **options: Any) -> Reference:
+    """e.g. torchvision("fcn_resnet50", num_classes=5, aux_loss=True)."""
+
+    def build() -> nn.Module:
+        library: Any = importlib.import_module("torchvision.models.segmentation")
+        return getattr(library, name)(weights=None, weights_backbone=None, **options)
+
+    return Reference("torchvision", name, build, _answer_without_resizing)
+
+
+def _answer_without_resizing(network: Any, images: Tensor) -> list[Tensor]:
+    maps = network.backbone(images)
+    aux = [network.aux_classifier(maps["aux"])] if network.aux_classifier is not None else []
+    return [network.classifier(maps["out"]), *aux]
+
+
+# --- transformers ---
+
+
+def transformers(kind: str, config: str, **options: Any) -> Reference:
+    """e.g. transformers("SegformerForSemanticSegmentation", "SegformerConfig", num_labels=150).
+
+    The tensors have the names that they have in files, which differ from those in memory since version 5.
+    """
+
+    def build() -> nn.Module:
+        library: Any = importlib.import_module("transformers")
+        return getattr(library, kind)(getattr(library, config)(**options))
+
+    return Reference("transformers", kind, build, lambda network, images: [network(images).logits], _weights_of_file)
+
+
+def _weights_of_file(network: Any) -> Mapping[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        return read_weights(Path(folder, "model.safetensors"))
+
+
+# --- mmsegmentation ---
+
+
+def mmseg(config: str, **changes: Any) -> Reference:
+    """The network of a published configuration, e.g. mmseg("fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512").
+
+    Args: changes: to the model's part of it, nested: `backbone={"depth": 18}`.
+    """
+    build = partial(build_mmseg, config, changes)
+    return Reference("mmsegmentation", config.rpartition("/")[2], build, answer_mmseg)
+
+
+def build_mmseg(config: str, changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """Without pretrained weights, with plain batch norms in place of synchronized ones."""
+    require_mmseg()
+    read: Any = importlib.import_module("mmengine.config").Config
+    registry: Any = importlib.import_module("mmseg.registry").MODELS
+    folder = Path(importlib.import_module("mmseg").__path__[0], ".mim", "configs")
+    settings = _plain(read.fromfile(folder / f"{config}.py").model.to_dict())
+    return registry.build(_merged(settings, changes or {}))
+
+
+def answer_mmseg(network: Any, images: Tensor) -> list[Tensor]:
+    """Logits of the decode head, then those of the auxiliary heads."""
+    maps = network.extract_feat(images)
+    heads = network.auxiliary_head if network.with_auxiliary_head else []
+    heads = heads if isinstance(heads, Sequence | nn.ModuleList) else [heads]
+    return [network.decode_head(maps), *(head(maps) for head in heads)]
+
+
+def require_mmseg() -> None:
+    """Imports mmsegmentation. The compiled operators of mmcv are not there (mmcv-lite), and placeholders stand for them.
+
+    Raises:
+        ImportError: it is not installed; `make references` does that.
+    """
+    if "mmseg.models" not in sys.modules:
+        sys.modules.setdefault("mmcv.ops", _Placeholders("mmcv.ops"))
+        for unused in ("mmpretrain.apis", "mmpretrain.models.multimodal"):  # would need further packages
+            sys.modules.setdefault(unused, types.ModuleType(unused))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmcv warns of every operator that mmcv-lite lacks
+            importlib.import_module("mmseg.models")
+            importlib.import_module("mmpretrain.models")
+    importlib.import_module("mmengine.registry").init_default_scope("mmseg")
+
+
+class _Placeholders(types.ModuleType):
+    """A module in which every name is an empty class, so that files that import operators can be imported."""
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        kept = {key: value for key, value in node.items() if key not in ("pretrained", "init_cfg")}
+        return {key: "BN" if value == "SyncBN" else _plain(value) for key, value in kept.items()}
+    return type(node)(map(_plain, node)) if isinstance(node, list | tuple) else node
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merged(settings[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(settings.get(key), Mapping)
+    }
+    return {**settings, **changes, **nested}
