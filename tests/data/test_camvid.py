@@ -68,6 +68,9 @@ def test_lists_order_and_select_by_name_alone(tmp_path):
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/0006R0_f00931.png x")
     with pytest.raises(DataError, match=r"train\.txt names frames that are not there: 1 \(0006R0_f00931\)"):
         CamVid("train", root=tmp_path)
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"train\.txt: not a text in UTF-8"):
+        CamVid("train", root=tmp_path)
     (tmp_path / "train.txt").unlink()
     assert names(CamVid("train", root=tmp_path)) == ["0001TP_006690", "0006R0_f00930"]
 

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from trimask.data.coco import CocoPanoptic
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import Pair, find_root, match, pictures_in, sizes_differ
+from trimask.data.files import Pair, find_root, match, pictures_in, read_lines, sizes_differ
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.data.objects import Truth, from_values
 from trimask.data.segments import ValueIndex
@@ -234,10 +234,5 @@ def _pairs(folder: Path, split: str, masks: str) -> list[Pair]:
 def _scenes(folder: Path) -> dict[str, str]:
     """Name -> scene, from lines such as "ADE_train_00000001 airport_terminal"; {} without the file."""
     path = folder / "sceneCategories.txt"
-    if not path.is_file():
-        return {}
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text in UTF-8 ({error}). Save it as one.") from error
+    lines = [line.split() for line in read_lines(path)] if path.is_file() else []
     return {line[0]: line[-1] for line in lines if len(line) == 2}

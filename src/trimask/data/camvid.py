@@ -28,7 +28,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import Pair, find_root, listed, locate, pairs_from_folders, sizes_differ
+from trimask.data.files import Pair, find_root, listed, locate, pairs_from_folders, read_lines, sizes_differ
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.types import ClassSpec, DataError, Sample
 
@@ -196,7 +196,7 @@ def _meant(name: str, merged: bool) -> str:
 def _codes(folder: Path) -> list[str]:
     """The class of each id in fast.ai's form: one name a line."""
     path = folder / "codes.txt"
-    names = path.read_text(encoding="utf-8").split()
+    names = read_lines(path)
     if unknown := [name for name in names if name not in LABELS]:
         raise DataError(
             f"{path} names {listed(unknown)}, which are no classes of CamVid; they are {', '.join(LABELS)}."
@@ -261,8 +261,7 @@ def _listed(pairs: list[Pair], split: str, lists: dict[str, Path]) -> list[Pair]
     by_name = {pair.name: pair for pair in pairs}
     chosen = {}
     for part, table in lists.items():
-        lines = table.read_text(encoding="utf-8").splitlines()
-        chosen[part] = [PurePath(line.split()[0]).stem for line in lines if line.strip()]
+        chosen[part] = [PurePath(line.split()[0]).stem for line in read_lines(table)]
         if unknown := [name for name in chosen[part] if name not in by_name]:
             raise DataError(f"{table} names frames that are not there: {listed(unknown)}.")
     key = "val" if split == "test" and "test" not in chosen else split

@@ -177,13 +177,22 @@ def pairs_from_csv(path: Path, folder: Path) -> list[Pair]:
     return pairs
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without what is blank.
+
+    Raises:
+        DataError: it is no text in UTF-8.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in UTF-8 ({error}). Save it as one.") from error
+
+
 def select(pairs: Iterable[Pair], split: Path) -> list[Pair]:
     """The pairs that a text file names, one a line (an extension is allowed), in its order."""
     by_name = {pair.name: pair for pair in pairs}
-    try:
-        names = [line.strip() for line in split.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{split}: not a text in UTF-8 ({error}). Save it as one.") from error
+    names = read_lines(split)
     names = [str(PurePath(n).with_suffix("")) if PurePath(n).suffix.lower() in PICTURE_SUFFIXES else n for n in names]
     if not names:
         raise DataError(f"The split {split} is empty; write one name a line, such as {next(iter(by_name), '1')}.")

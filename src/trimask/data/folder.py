@@ -21,6 +21,7 @@ and metrics of objects leave out; numbers on stuff say nothing; "ignore" is unla
 from __future__ import annotations
 
 import csv as csv_files
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,7 @@ def _numbers_from_csv(table: Path, folder: Path, pairs: list[Pair]) -> dict[str,
         entries = [row["instances"] for row in reader]
     numbers = {}
     for pair, entry in zip(pairs, entries, strict=True):
-        found = [base / entry for base in (table.parent, folder) if entry and (base / entry).is_file()]
+        found = [base / entry for base in (table.parent, folder) if entry and os.path.isfile(base / entry)]
         if not found:
             raise DataError(f"{table}: the column instances has {entry!r} for {pair.name}, which is no file.")
         numbers[pair.name] = str(found[0])

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import Pair, divide, find_root, listed, locate, pictures_in, select, sizes_differ
+from trimask.data.files import Pair, divide, find_root, listed, locate, pictures_in, read_lines, select, sizes_differ
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.data.objects import Truth, from_maps, object_numbers
 from trimask.types import ClassSpec, DataError, Sample
@@ -166,7 +166,7 @@ def _classes(path: Path | None) -> tuple[ClassSpec, LabelMap, LabelMap]:
     if path is None:
         entries: list[tuple[str, tuple[int, ...] | None]] = [(name, None) for name in CLASSES]
     else:
-        entries = [_entry(line, path) for line in _lines(path)]
+        entries = [_entry(line, path) for line in read_lines(path) if not line.startswith("#")]
     known = [(name, color) for name, color in entries if name.lower() not in _VOID_NAMES]
     void = {VOID_COLOR} | {bytes(color).hex() for name, color in entries if name.lower() in _VOID_NAMES and color}
     names = [name for name, _ in known]
@@ -184,14 +184,6 @@ def _classes(path: Path | None) -> tuple[ClassSpec, LabelMap, LabelMap]:
         )
     except ValueError as error:
         raise DataError(f"{path or 'VOC'}: {error}") from error
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text in UTF-8 ({error}). Save it as one.") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _entry(line: str, path: Path) -> tuple[str, tuple[int, ...] | None]:
