@@ -1,0 +1,207 @@
+"""Scalabel JSON of any size: read once as a stream, of which names, frame tags and positions are kept.
+
+A file is {"frames": [...], "config": {...}} or a bare list of frames. A sample then reads and decodes its own frame alone, so
+that no process ever holds the labels of a whole file: an index takes about 150 bytes a frame.
+
+What it costs, for det_train.json of BDD100K (450 MB, 70 000 frames): see `open_frames`. Own work on the format of
+https://doc.scalabel.ai/format.html.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+import zipfile
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimask.data.files import listed, repeated_names
+from trimask.data.json_stream import elements
+from trimask.types import DataError
+
+TAGS = ("weather", "scene", "timeofday")  # the frame attributes of BDD100K that become tags of a sample
+SMALL_FILE = 4 << 20  # bytes; below this, reading again takes a fraction of a second and nothing is left behind
+_FORMAT = "trimask frames 1"  # changes with what is kept
+
+
+class FrameIndex:
+    """Where the frames of a file are, what they are called and how they are tagged, in the order of the file.
+
+    Attributes:
+        source: the file, absolute.
+        stamp: its size in bytes and its time of modification in nanoseconds, when it was read.
+        names: as the file has them.
+        spans: (F, 2) int64 first byte and number of bytes.
+        tag_codes: (F,) int32 row of `tag_table`.
+        tag_table: the different sets of tags that occur.
+        categories: the leaves of `config.categories`, as the file has them; None where it has none.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        stamp: Sequence[int],
+        names: list[str],
+        spans: NDArray[np.int64],
+        tag_codes: NDArray[np.int32],
+        tag_table: list[dict[str, str]],
+        categories: list[dict[str, Any]] | None,
+    ) -> None:
+        self.source, self.stamp, self.names, self.spans = source, tuple(stamp), names, spans
+        self.tag_codes, self.tag_table, self.categories = tag_codes, tag_table, categories
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def tags(self, row: int) -> dict[str, str]:
+        return self.tag_table[self.tag_codes[row]]
+
+    def frame(self, row: int) -> dict[str, Any]:
+        """A frame as the file has it, read from it now.
+
+        Raises:
+            DataError: the file is gone or was changed since its index was made.
+        """
+        start, length = self.spans[row].tolist()
+        try:
+            with open(self.source, "rb", buffering=0) as file:
+                if _stamp(os.fstat(file.fileno())) != self.stamp:
+                    raise DataError(f"{self.source}: the file was changed while it is in use. Start again.")
+                file.seek(start)
+                return json.loads(file.read(length))
+        except OSError as error:
+            raise DataError(f"{self.source}: cannot be read: {error.strerror}.") from error
+
+
+def open_frames(path: str | Path) -> FrameIndex:
+    """The index of a file; that of a file above 4 MB is kept in the folder `frames` of TRIMASK_CACHE, or else of
+    ~/.cache/trimask, so that it is made once and not once a run, process and split.
+
+    Several processes may ask at once: each writes under a name of its own and renames. A changed file gets a new index. If
+    the folder cannot be written, a warning says so.
+
+    Raises:
+        DataError: the file is no Scalabel file, or two of its frames have the same name.
+    """
+    source = os.path.realpath(path)
+    try:
+        stamp = _stamp(os.stat(source))
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
+    if stamp[0] < SMALL_FILE:
+        return build(source, stamp)
+    file = _kept_as(source, stamp)
+    if (index := _load(file)) is not None:
+        return index
+    index = build(source, stamp)
+    try:
+        _save(file, index)
+    except OSError as error:
+        warnings.warn(
+            f"The index of {source} is made again by every process, because {file.parent} cannot be written "
+            f"({error.strerror}). Set TRIMASK_CACHE to a folder on a disk with space.",
+            stacklevel=2,
+        )
+    return index
+
+
+def build(source: str, stamp: Sequence[int]) -> FrameIndex:
+    """Reads a file as a stream."""
+    names, spans, codes = [], array("q"), array("i")
+    table: dict[tuple[tuple[str, str], ...], int] = {}
+    categories = None
+    for element in elements(source, "frames"):
+        if element.is_element:
+            frame = element.value
+            if not isinstance(frame, dict) or not isinstance(frame.get("name"), str) or not frame["name"]:
+                raise DataError(f"{source}: the frame at byte {element.start} is no object with a `name`.")
+            names.append(frame["name"])
+            spans.extend((element.start, element.length))
+            codes.append(table.setdefault(_tags(frame), len(table)))
+        elif element.key == "config" and isinstance(element.value, dict) and element.value.get("categories"):
+            categories = list(_leaves(element.value["categories"], source))
+        elif element.key == "frames":
+            raise DataError(f"{source}: `frames` is no list of frames.")
+    if not names:
+        raise DataError(f"{source}: the file has no frames; a Scalabel file is a list of them, or has it as `frames`.")
+    if repeated := repeated_names(names):
+        raise DataError(f"{source}: the file has frames twice: {listed(repeated)}.")
+    return FrameIndex(
+        source,
+        stamp,
+        names,
+        np.array(spans, np.int64).reshape(-1, 2),
+        np.array(codes, np.int32),
+        [dict(tags) for tags in table],
+        categories,
+    )
+
+
+def _tags(frame: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    attributes = frame.get("attributes")
+    if not isinstance(attributes, dict):
+        return ()
+    return tuple((key, attributes[key]) for key in TAGS if isinstance(attributes.get(key), str) and attributes[key])
+
+
+def _leaves(categories: Any, source: str) -> Iterator[dict[str, Any]]:
+    """The categories without subcategories, at any depth."""
+    for category in categories if isinstance(categories, list) else [None]:
+        if not isinstance(category, dict) or not isinstance(category.get("name"), str):
+            raise DataError(f"{source}: `config.categories` is no list of categories with a name.")
+        if category.get("subcategories"):
+            yield from _leaves(category["subcategories"], source)
+        else:
+            yield category
+
+
+# --- kept indexes: one .npz a file ---
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _kept_as(source: str, stamp: Sequence[int]) -> Path:
+    folder = Path(os.environ.get("TRIMASK_CACHE") or "~/.cache/trimask").expanduser().absolute()
+    state = hashlib.sha256(repr((_FORMAT, *stamp)).encode()).hexdigest()[:16]
+    return folder / "frames" / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}-{state}.npz"
+
+
+def _save(file: Path, index: FrameIndex) -> None:
+    texts = {
+        "source": index.source,
+        "stamp": index.stamp,
+        "names": index.names,
+        "tag_table": index.tag_table,
+        "categories": index.categories,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}.temporary")
+    try:
+        with temporary.open("xb") as out:
+            header = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+            np.savez(out, header=header, spans=index.spans, tag_codes=index.tag_codes)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in file.parent.glob(f"{file.name.partition('-')[0]}-*.npz"):
+        if old != file:
+            old.unlink(missing_ok=True)
+
+
+def _load(file: Path) -> FrameIndex | None:
+    """A kept index; None if there is none that is whole."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            texts = json.loads(arrays["header"].tobytes())
+            return FrameIndex(spans=arrays["spans"], tag_codes=arrays["tag_codes"], **texts)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
