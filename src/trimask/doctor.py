@@ -304,7 +304,7 @@ def _print_findings(title: str, findings: list[Finding]) -> None:
         title_style="bold",
         expand=True,
     )
-    table.columns[1].overflow = "fold"
+    table.columns[1].overflow, table.columns[1].max_width = "fold", 34
     table.columns[2].ratio = 1
     for finding in findings:
         amount = f"{finding.count:,}" + (f" of {finding.of:,}" if finding.of else "")

@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check, all_checks, name_of
-from trimask.data.doctor.findings import SEVERITIES, Finding, Where
+from trimask.data.doctor.findings import MAX_EXAMPLES, SEVERITIES, Finding, Where, some
 from trimask.data.doctor.pool import Lost, run
 from trimask.data.doctor.subject import Subject
 from trimask.types import SegmentationDataset
+
+SEPARATE = 2  # findings of one kind in one data set
 
 
 class _Look(NamedTuple):
@@ -112,9 +114,35 @@ def examine(
             section.skipped[name_of(check)] = reason
         else:
             section.findings += check.findings(case)
+    section.findings = list(_joined(section.findings))
     section.findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     section.seconds = time.monotonic() - begin
     return section
+
+
+def _joined(findings: list[Finding]) -> Iterator[Finding]:
+    """What several annotation files have in common is said once: always if it is the same to the word, and if there are more
+    than SEPARATE findings of one kind."""
+    for alike in (lambda f: (f.code, f.severity, f.what.replace(f.where or "\0", "")), lambda f: (f.code, f.severity)):
+        groups: dict[tuple[str, ...], list[Finding]] = {}
+        for finding in findings:
+            groups.setdefault(alike(finding), []).append(finding)
+        few = SEPARATE if len(next(iter(groups), ())) == 2 else 1
+        findings = [f for group in groups.values() for f in (group if len(group) <= few else [_one_of(group)])]
+    yield from findings
+
+
+def _one_of(group: list[Finding]) -> Finding:
+    """The first, with the names of the others."""
+    first, others = group[0], [finding.where for finding in group[1:]]
+    return replace(
+        first,
+        what=f"{first.what} The same in {some(others, 4)}.",
+        count=sum(finding.count for finding in group),
+        of=sum(finding.of or 0 for finding in group) or None,
+        examples=tuple(example for finding in group for example in finding.examples)[:MAX_EXAMPLES],
+        where=f"{first.where} and {len(others)} more",
+    )
 
 
 def _work(looks: list[_Look], checks: list[Check], case: Case) -> Iterator[_Look | _Own]:

@@ -122,6 +122,15 @@ def counted(count: int, noun: str, verb: str) -> str:
     return f"{number_of(count, noun)} {_VERBS.get(verb, verb + 's') if count == 1 else verb}"
 
 
+def agreeing(count: int, sentence: str) -> str:
+    """ "polygon(s) have no area" -> "1 polygon has no area", "2 polygons have no area"."""
+    noun, _, rest = sentence.partition("(s) ")
+    verb, _, rest = rest.partition(" ")
+    if verb in ("cannot", "of", "without"):
+        return f"{number_of(count, noun)} {verb} {rest}"
+    return f"{counted(count, noun, verb)} {rest}"
+
+
 def share(part: float, whole: float) -> str:
     """A share in per cent, never rounded to 0 or 100 where it is not."""
     if not whole:

@@ -23,6 +23,7 @@ from trimask.data.segments import ValueIndex, color_ids
 from trimask.types import ClassSpec, DataError, Sample, SegmentationDataset, Size
 
 _PNG_DEPTH = 24  # the byte of a PNG that holds its bits a channel
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif")
 MAX_VALUES = 512  # distinct values of one mask that travel to the main process, the most frequent first
 
 Role = Literal["picture", "annotation", "alone"]
@@ -76,12 +77,15 @@ class File:
             return None
         try:
             with open(self.path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-                mode = picture.mode
-                if picture.format == "PNG" and mode in ("RGB", "RGBA"):
-                    file.seek(_PNG_DEPTH)
-                    mode += ";16" * (file.read(1) == b"\x10")
+                mode, kind = picture.mode, str(picture.format)
+                if kind == "PNG":
+                    file.seek(0)
+                    data = file.read()
+                    mode += ";16" * (mode in ("RGB", "RGBA") and data[_PNG_DEPTH] == 16)
+                    if not any(word in data for word in _PNG_EXIF):  # Pillow decodes all pixels to look for it
+                        return Header(kind, mode, (picture.height, picture.width), 1)
                 turned = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-                return Header(str(picture.format), mode, (picture.height, picture.width), turned)
+                return Header(kind, mode, (picture.height, picture.width), turned)
         except Exception:  # on damaged bytes the decoders raise whatever they stumble upon; `problem` says it
             return None
 
@@ -105,13 +109,18 @@ class File:
         return self._read[0]
 
     @property
-    def problem(self) -> str:
-        """Why it cannot be read, or ""."""
+    def absence(self) -> str:
+        """Why there is nothing to read, or ""."""
         if self.num_bytes is None:
             return f"{printable(self.path)} does not exist, may not be read, or is no regular file."
         if not self.num_bytes:
             return f"{printable(self.path)} is empty (0 bytes)."
-        return self._read[1]
+        return ""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be read, or ""."""
+        return self.absence or self._read[1]
 
 
 class Subject:

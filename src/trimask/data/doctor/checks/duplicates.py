@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import MAX_EXAMPLES, Example, Finding, Where, split_names
+from trimask.data.doctor.findings import MAX_EXAMPLES, Example, Finding, Where, agreeing, split_names
 from trimask.data.doctor.subject import Subject
 
 PHASH_BITS, DHASH_BITS = 4, 6  # of 64, that may differ
@@ -98,8 +98,7 @@ class Duplicates(Check):
                 "duplicates/near-across-splits",
                 "warning",
                 across,
-                "pair(s) of pictures in different splits look alike: the same picture compressed or scaled again, or frames of "
-                "one video.",
+                "pair(s) of pictures in different splits that look alike: one compressed or scaled again, or frames of a video.",
                 "Look at the examples. Divide videos and bursts as a whole, not frame by frame.",
             )
         if inside:
@@ -107,7 +106,7 @@ class Duplicates(Check):
                 "duplicates/near-inside-split",
                 "note",
                 inside,
-                "pair(s) of pictures of one split look alike: copies, or frames of one video.",
+                "pair(s) of pictures of one split that look alike: copies, or frames of one video.",
                 "Nothing needs to be done for frames of a video; remove copies.",
             )
 
@@ -137,14 +136,10 @@ def _prints(check: Check) -> list[Fingerprint]:
 
 def _finding(code: str, severity: Any, groups: list[Any], what: str, fix: str) -> Finding:
     examples = [example for group in groups[: MAX_EXAMPLES // 2] for example in _both(group)]
-    one = len(groups) == 1
-    words = f"{len(groups):,} " + what.replace("(s) are", " is" if one else "s are").replace(
-        "(s) occur", " occurs" if one else "s occur"
-    ).replace("(s) of pictures look", " of pictures look").replace("(s)", "" if one else "s")
     return Finding(
         code,
         severity,
-        words,
+        agreeing(len(groups), what),
         fix,
         count=len(groups),
         where=split_names({p.where.split for group in groups for p in group}),
@@ -162,18 +157,24 @@ def _both(group: Any) -> Iterator[Example]:
 
 
 def fingerprint(subject: Subject) -> tuple[bytes, bytes, int, int, bytes]:
+    """The fields of a `Fingerprint` after `where`."""
     picture = np.ascontiguousarray(subject.picture)
-    exact = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=str(picture.shape).encode()[:16]).digest()
+    exact = hashlib.blake2b(picture.ravel().data, digest_size=16, salt=str(picture.shape).encode()[:16]).digest()
     truth = b""
     if subject.sample is not None:
         sample = subject.sample
         table = np.concatenate([[-1], sample.labels]).astype(np.int32)
-        truth = hashlib.blake2b(table[sample.segments].tobytes(), digest_size=8).digest()
+        truth = hashlib.blake2b(table[sample.segments].ravel().data, digest_size=8).digest()
     grey = cv2.cvtColor(picture[..., :3], cv2.COLOR_RGB2GRAY) if picture.shape[2] >= 3 else picture[..., 0]
-    reduced = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
+    middle = _reduced(np.ascontiguousarray(grey), 288, 256)  # of which all sizes below are whole fractions
+    reduced = _reduced(middle, 32, 32)
     if reduced.std() < FLAT:
         return exact, truth, 0, 0, b""
-    return exact, truth, phash(reduced), dhash(grey), cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).tobytes()
+    return exact, truth, phash(reduced), dhash(middle), _reduced(middle, 16, 16).tobytes()
+
+
+def _reduced(grey: NDArray[Any], width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def phash(reduced: NDArray[Any]) -> int:
@@ -184,7 +185,7 @@ def phash(reduced: NDArray[Any]) -> int:
 
 def dhash(grey: NDArray[Any]) -> int:
     """(H, W) grey -> 64 bits: whether each cell of a 9 x 8 reduction is darker than its right neighbor."""
-    cells = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    cells = _reduced(grey, 9, 8).astype(np.int16)
     return _number((cells[:, 1:] > cells[:, :-1]).ravel())
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from trimask.data.doctor.annotation_files import annotation_files
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, number_of, some
+from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, some
 from trimask.data.doctor.json_stream import elements
 from trimask.data.doctor.subject import File
 from trimask.types import DataError, Size
@@ -109,11 +109,11 @@ class FrameFiles(Check):
         for file, problems in self.problems.items():
             for kind, (severity, what, fix) in _WHAT.items():
                 if found := problems[kind]:
-                    words = what.replace("(s)", "" if found.count == 1 else "s")
+                    words = agreeing(found.count, what)
                     yield found.finding(
                         f"frames/{kind}",
                         severity,
-                        f"{file}: {found.count:,} {words}. The first: {found.examples[0].detail}.",
+                        f"{file}: {words}. The first: {found.examples[0].detail}.",
                         fix,
                         of=self.polygons[file],
                         where=file,
@@ -148,7 +148,7 @@ class FrameFiles(Check):
             yield Finding(
                 "frames/missing-picture",
                 "note" if len(gone) == total else "warning",
-                f"{file} names {number_of(len(gone), 'picture')} that are not here: {some(gone)}.",
+                f"{file} names {number_of(len(gone), 'picture')} not to be found here: {some(gone)}.",
                 "Fetch them if they are to be used; a label file of a larger set names more than a part of it has.",
                 count=len(gone),
                 of=total,

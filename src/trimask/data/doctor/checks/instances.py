@@ -18,7 +18,7 @@ from trimask.data import rle
 from trimask.data.doctor.annotation_files import annotation_files
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, number_of, share, some
+from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, share, some
 from trimask.data.doctor.json_stream import elements
 from trimask.types import DataError, Size
 
@@ -28,36 +28,36 @@ BOX_PIXELS = 2.5  # an edge of a box may lie so far off the mask's
 OUTSIDE = 1.0  # pixels that a vertex may lie off the picture
 
 _WHAT: dict[str, tuple[Severity, str, str]] = {
-    "segmentation": ("error", "annotation has a segmentation that cannot be read", "Correct or remove it."),
+    "segmentation": ("error", "annotation(s) have a segmentation that cannot be read", "Correct or remove it."),
     "picture": (
         "error",
-        "annotation belongs to an image id that the file does not list",
+        "annotation(s) belong to an image id that the file does not list",
         "Add the image, or remove it.",
     ),
     "category": (
         "error",
-        "annotation has a category id that the file does not list",
+        "annotation(s) have a category id that the file does not list",
         "Add the category, or correct it.",
     ),
     "area": (
         "warning",
-        "annotation declares an area that is not that of its mask",
+        "annotation(s) declare an area that is not that of the mask",
         "Compute `area` from the mask again: COCO's scores sort objects into small, medium and large by it.",
     ),
     "box": (
         "warning",
-        "annotation has a `bbox` that is not that of its mask",
+        "annotation(s) have a `bbox` that is not that of the mask",
         "Compute it from the mask again (x, y, width, height).",
     ),
     "outside": (
         "warning",
-        "annotation has vertices outside the picture",
+        "annotation(s) have vertices outside the picture",
         "Nothing needs to be done for a pixel or two, which are cut; far outside, the annotation was made on a picture of "
         "another size.",
     ),
     "nothing": (
         "warning",
-        "annotation has a mask without a pixel",
+        "annotation(s) have a mask without a pixel",
         "Remove it: it is counted as an object that cannot be found.",
     ),
 }
@@ -122,7 +122,7 @@ class InstanceFiles(Check):
                     yield found.finding(
                         f"instances/{kind}",
                         severity,
-                        f"{file}: {_plural(found.count, what)}. The first: {found.examples[0].detail}.",
+                        f"{file}: {agreeing(found.count, what)}. The first: {found.examples[0].detail}.",
                         fix,
                         of=facts.annotations,
                         where=file,
@@ -316,7 +316,7 @@ def _about_pictures(file: str, facts: _Facts, case: Case) -> Iterator[Finding]:
         yield Finding(
             "instances/missing-picture",
             "warning" if case.datasets else "error",
-            f"{file} lists {number_of(len(gone), 'picture')} that are not below {case.tree.folder}: {some(gone)}.",
+            f"{file} lists {number_of(len(gone), 'picture')} not to be found below {case.tree.folder}: {some(gone)}.",
             "Fetch them, or remove them from the file.",
             count=len(gone),
             of=len(facts.images),
@@ -332,12 +332,3 @@ def _about_pictures(file: str, facts: _Facts, case: Case) -> Iterator[Finding]:
             count=len(hostile),
             where=file,
         )
-
-
-def _plural(count: int, sentence: str) -> str:
-    """ "annotation has a mask" -> "1 annotation has a mask", "3 annotations have a mask"."""
-    if count == 1:
-        return f"1 {sentence}"
-    for one, many in ((" has ", " have "), (" declares ", " declare "), (" belongs ", " belong ")):
-        sentence = sentence.replace("annotation" + one, "annotations" + many, 1)
-    return f"{count:,} {sentence}"

@@ -100,7 +100,7 @@ def _about(file: Path, entries: Entries, index: _Index, opens: bool) -> Iterator
         yield Finding(
             "lists/missing",
             "warning" if opens else "error",
-            f"{where} names {number_of(len(missing), 'file')} that are not there: {some(missing)}.",
+            f"{where} names {number_of(len(missing), 'file')} not to be found: {some(missing)}.",
             "Fetch them, or take them out of the list.",
             count=len(missing),
             of=total,

@@ -34,7 +34,7 @@ class Modes(Check):
         return (
             header.mode if picture.role == "picture" else None,
             header.mode.startswith("RGB") and _is_grey(subject.picture),
-            [_about(file) for file in masks],
+            [_about(file, subject) for file in masks],
         )
 
     def collect(self, where: Where, measured: Any) -> None:
@@ -107,19 +107,30 @@ class Modes(Check):
             )
 
 
-def _about(file: File) -> tuple[str, int | None, list[str]]:
-    """A mask's mode; the number of its values if JPEG has blurred them; a few of its colors."""
-    header, pixels = file.header, file.pixels
+def _about(file: File, subject: Subject) -> tuple[str, int | None, list[str]]:
+    """A mask's mode; the number of its values if JPEG has blurred them; a few of its colors. It is decoded only for these."""
+    header = file.header
     assert header is not None
-    if pixels is None or (file.role == "alone" and (header.format != "JPEG" or pixels.ndim == 3)):
-        return header.mode, None, []
     if header.format == "JPEG":
-        counts = count_values(pixels)
+        counts = _grey_values(file)
         is_mask = file.role == "annotation" or 2 <= len(counts) < FEW_VALUES
         return header.mode, len(counts) if is_mask else None, []
+    if file.role == "alone" or not header.mode.startswith("RGB") or file.pixels is None or file.pixels.ndim != 3:
+        return header.mode, None, []
+    counts = subject.values if file is subject.mask else count_values(file.pixels)
+    return header.mode, None, [f"{color:06x}" for color in list(counts)[:FEW_COLORS]]
+
+
+def _grey_values(file: File) -> dict[int, int]:
+    """The values of a JPEG; of one in color only if it is grey all the same, or has to be a mask."""
+    pixels = file.pixels
+    if pixels is None:
+        return {}
     if pixels.ndim == 3:
-        return header.mode, None, [f"{color:06x}" for color in list(count_values(pixels))[:FEW_COLORS]]
-    return header.mode, None, []
+        if file.role == "alone" and not _is_grey(pixels):
+            return {}
+        pixels = pixels[..., 0] if _is_grey(pixels) else pixels
+    return count_values(pixels)
 
 
 def _is_grey(picture: Any) -> bool:

@@ -78,7 +78,9 @@ def folder_pairs(folders: dict[str, list[str]]) -> Iterator[FolderPair]:
     stems = {folder: {os.path.splitext(name)[0]: name for name in names} for folder, names in folders.items()}
     fits: dict[str, tuple[int, FolderPair]] = {}
     for one, other in combinations(list(stems)[:MAX_FOLDERS], 2):
-        images, masks = (other, one) if _is_mask(one, other) else (one, other)
+        if (which := _masks_of(one, other, folders)) is None:
+            continue
+        images, masks = (other, one) if which == one else (one, other)
         fit = _fit(stems[images], stems[masks])
         if fit is None:
             continue
@@ -94,11 +96,18 @@ def folder_pairs(folders: dict[str, list[str]]) -> Iterator[FolderPair]:
     yield from (pair for _, pair in fits.values())
 
 
-def _is_mask(one: str, other: str) -> bool:
-    """Whether the first of two folders is rather the one with the masks: by the words in which their paths differ."""
+def _masks_of(one: str, other: str, folders: dict[str, list[str]]) -> str | None:
+    """Which of two folders holds masks: by the words in which their paths differ, else the one of PNGs beside one of JPEGs.
+    None if neither tells."""
     common = len(os.path.commonpath([one, other]))
     words = [len(MASK_WORDS.findall(path[common:])) for path in (one, other)]
-    return words[0] > words[1]
+    if words[0] != words[1]:
+        return one if words[0] > words[1] else other
+    kinds = [{os.path.splitext(name)[1].lower() for name in folders[path]} for path in (one, other)]
+    for masks, images, path in ((kinds[0], kinds[1], one), (kinds[1], kinds[0], other)):
+        if masks == {".png"} and images <= {".jpg", ".jpeg"}:
+            return path
+    return None
 
 
 def _fit(images: dict[str, str], masks: dict[str, str]) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from trimask.data.decode import read_mask
 from trimask.data.doctor.annotation_files import annotation_files
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, some
+from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, some
 from trimask.data.doctor.json_stream import elements
 from trimask.data.segments import panoptic_ids
 from trimask.types import DataError
@@ -116,12 +116,12 @@ class PanopticFiles(Check):
         for file, problems in self.problems.items():
             for kind, (severity, what, fix) in _WHAT.items():
                 if found := problems[kind]:
-                    words = what.replace("(s)", "" if found.count == 1 else "s")
+                    words = agreeing(found.count, what)
                     detail = f" The first: {found.examples[0].detail}." if found.examples[0].detail else ""
                     yield found.finding(
                         f"panoptic/{kind}",
                         severity,
-                        f"{file}: {found.count:,} {words}.{detail}",
+                        f"{file}: {words}.{detail}",
                         fix,
                         of=self.counts.get(file),
                         where=file,

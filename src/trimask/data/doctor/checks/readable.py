@@ -49,7 +49,7 @@ class Readable(Check):
         self.misnamed = Gathered()
 
     def measure(self, subject: Subject) -> Any:
-        found = [(file.path, kind, detail) for file in subject.files for kind, detail in _problems(file)]
+        found = [(file.path, kind, detail) for file in subject.files for kind, detail in _problems(file, subject)]
         return found or None
 
     def collect(self, where: Where, measured: Any) -> None:
@@ -89,13 +89,12 @@ class Readable(Check):
             )
 
 
-def _problems(file: File) -> Iterator[tuple[str, str]]:
+def _problems(file: File, subject: Subject) -> Iterator[tuple[str, str]]:
+    """(kind, detail). A file is decoded only if the dataset has not done so: it has if it made the sample."""
     header = file.header
-    if file.num_bytes is None:
-        yield "missing", file.problem
-    elif not file.num_bytes:
-        yield "empty", ""
-    elif file.problem:
+    if file.absence:
+        yield "missing" if file.num_bytes is None else "empty", file.absence
+    elif subject.sample is None and file.problem:
         yield "too-large" if "more than the limit" in file.problem else "broken", file.problem
     if header and header.format not in _FORMATS[Path(file.path).suffix.lower()]:
         yield "misnamed", f"holds {header.format}"
