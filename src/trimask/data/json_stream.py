@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from trimask.types import DataError
 
 CHUNK = 1 << 20  # bytes that are read at once
-_TOKEN = 16  # a literal that is cut off at the end of a chunk stops the decoder no further from it than this
+_TOKEN = 16  # the decoder stops no further than this from the end of a chunk that cuts off a literal or a number
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -90,11 +90,12 @@ class _Text:
         self.position = 3 if self.buffer.startswith("\xef\xbb\xbf") else 0
 
     def more(self) -> bool:
-        """Reads on, at least as much again as is left; whether there was more."""
+        """Reads on, at least as much again as is left; whether there was more. Without more, nothing changes."""
         rest = self.buffer[self.position :]
         data = self.file.read(max(CHUNK, len(rest)))
-        self.start += self.position
-        self.buffer, self.position = rest + data.decode("latin-1"), 0
+        if data:
+            self.start += self.position
+            self.buffer, self.position = rest + data.decode("latin-1"), 0
         return bool(data)
 
     def next(self) -> str:
@@ -125,7 +126,8 @@ class _Text:
             except (RecursionError, ValueError) as error:
                 raise self.error(f"a value that cannot be read ({error})") from error
             else:
-                if end < len(self.buffer) or not self.more():  # a number at the very end may go on
+                may_go_on = isinstance(value, int | float) and end > len(self.buffer) - _TOKEN
+                if not may_go_on or not self.more():
                     return self._taken(key, value, end)
 
     def _taken(self, key: str, value: Any, end: int) -> Element:
