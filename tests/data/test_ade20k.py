@@ -157,7 +157,7 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(DataError, match=r"annotations/.*00001\.png.* 151 \(600 pixels\)"):
         ADE20K("val", root=tmp_path)[0]
     semantic.unlink()
-    with pytest.raises(DataError, match="There is no picture in .*annotations.validation"):
+    with pytest.raises(DataError, match=r"There is no picture in .*annotations/validation"):
         ADE20K("val", root=tmp_path)
 
 

@@ -107,9 +107,19 @@ def test_every_color_and_id_has_its_class(tmp_path):
     truth = CamVid("val", root=tmp_path / "full")[0].target().semantic()[0].tolist()
     assert truth == [255 if name == "ignore" else CLASSES.index(name) for _, name in LABELS.values()]
     merged = {name: {raw for raw, (_, to) in LABELS.items() if to == name} for name in CLASSES}
-    assert merged["Building"] == {"Building", "Archway", "Bridge", "Tunnel", "Wall"}
-    assert merged["Road"] == {"Road", "LaneMkgsDriv", "LaneMkgsNonDriv"}
-    assert merged["SignSymbol"] == {"SignSymbol", "Misc_Text", "TrafficLight"}
+    assert merged == {
+        "Sky": {"Sky"},
+        "Building": {"Building", "Archway", "Bridge", "Tunnel", "Wall"},
+        "Pole": {"Column_Pole", "TrafficCone"},
+        "Road": {"Road", "LaneMkgsDriv", "LaneMkgsNonDriv"},
+        "Pavement": {"Sidewalk", "ParkingBlock", "RoadShoulder"},
+        "Tree": {"Tree", "VegetationMisc"},
+        "SignSymbol": {"SignSymbol", "Misc_Text", "TrafficLight"},
+        "Fence": {"Fence"},
+        "Car": {"Car", "SUVPickupTruck", "Truck_Bus", "Train", "OtherMoving"},
+        "Pedestrian": {"Pedestrian", "Child", "CartLuggagePram", "Animal"},
+        "Bicyclist": {"Bicyclist", "MotorcycleScooter"},
+    }
 
 
 @pytest.mark.parametrize(

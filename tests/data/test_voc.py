@@ -134,6 +134,9 @@ def test_void_of_either_picture_wins_and_an_uncounted_object_is_a_crowd(tmp_path
     np.testing.assert_array_equal(sample.segments, [[[0, 1, 3, 3, 0, 2]]])
     assert sample.labels.tolist() == [0, 7, 15]
     assert sample.is_crowd.tolist() == [False, True, False]
+    colors = np.array([[[224, 224, 192], *[[128, 0, 0]] * 4, [0, 0, 0]]], np.uint8)
+    layouts.save(tmp_path / "SegmentationObject" / "2007_000033.png", colors)
+    np.testing.assert_array_equal(VOC("val", root=tmp_path, truth="panoptic")[0].segments, sample.segments)
 
 
 def test_an_object_of_two_classes_is_named(tmp_path):
