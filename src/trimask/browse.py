@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
+from trimask.data.sampling import Key
 from trimask.errors import OptionParser, UsageError
 from trimask.run.console import console
 from trimask.run.data_source import NamedData, resolve
@@ -30,17 +31,20 @@ def browse(arguments: list[str]) -> int:
     """Writes index.html and panels/ into a folder; returns the exit code."""
     options, overrides = _parser().parse_known_args(arguments)
     data = resolve(options.exp, options.data, overrides=overrides)
-    label = options.exp or (str(Path(options.data).resolve()) if Path(options.data).is_dir() else options.data)
+    label = data[0].name if len(data) == 1 else str(Path(options.data).resolve())
     out = options.out or Path("runs", "browse", _file_name(label), options.split)
     _prepare(out)
-    views = [_View(named, options, f"{i}_" if len(data) > 1 else "") for i, named in enumerate(data)]
-    with Progress(console=console, transient=True) as progress:
+    views, unusable = _views(data, options)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("drawing", total=sum(len(view.indices) for view in views))
         sections = [view.section(out / "panels", lambda: progress.advance(task)) for view in views]
     shown, broken = sum(len(view.indices) for view in views), sum(view.num_broken for view in views)
+    sections += [page.section(name, [], "", [page.broken(name, sentence)]) for name, sentence in unusable.items()]
     summary = f"{shown} samples, chosen with seed {options.seed}"
     (out / "index.html").write_text(page.page(f"{label} · {options.split}", summary, sections), encoding="utf-8")
     failed = f", of which {broken} cannot be read" if broken else ""
+    for sentence in unusable.values():
+        console.print(f"left out: {sentence}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{shown} samples{failed} -> {out / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -87,6 +91,19 @@ def _prepare(out: Path) -> None:
         for panel_file in (out / "panels").glob("*.png"):
             panel_file.unlink()
     (out / "panels").mkdir(parents=True, exist_ok=True)
+
+
+def _views(data: list[NamedData], options: argparse.Namespace) -> tuple[list[_View], dict[str, str]]:
+    """The data sets to draw, and by name why others of a folder of several cannot be drawn."""
+    views, unusable = [], {}
+    for number, named in enumerate(data):
+        try:
+            views.append(_View(named, options, f"{number}_" if len(data) > 1 else ""))
+        except (DataError, UsageError) as error:
+            if len(data) == 1:
+                raise
+            unusable[named.name] = str(error)
+    return views, unusable
 
 
 @dataclass
@@ -144,6 +161,10 @@ class _View:
             return [*facts, "no augmentation is set"]
         seed = self.named.data.seed
         facts.append(f"augmentation in training: {' → '.join(self.transforms)}, with data.seed {seed}")
+        if self.named.data.mix:
+            facts.append(
+                f"then mixed with others, which is not drawn here: {', '.join(type(m).__name__ for m in self.named.data.mix)}"
+            )
         if self.num_seen:
             share = self.num_dropped / self.num_seen
             facts.append(
@@ -178,7 +199,7 @@ class _View:
         """(caption, sample) of every picture of a card."""
         versions = [] if self.options.augmented else [("as it is", sample)]
         for epoch in range(self.draws):
-            changed = self.named.data.augment(sample, (self.named.data.seed, epoch, index))
+            changed = self.named.data.augment(sample, Key(epoch, index).entropy(self.named.data.seed))
             dropped = sum(content.dropped for content in contents(changed))
             self.num_seen += len(changed.labels)
             self.num_dropped += dropped
@@ -198,7 +219,7 @@ def _chosen(length: int, number: int, seed: int) -> list[int]:
 
 
 def _size(sample: Sample) -> str:
-    return f"{sample.size[1]}×{sample.size[0]}"
+    return f"{sample.size[1]}x{sample.size[0]}"
 
 
 def _tags(sample: Sample) -> str:

@@ -29,7 +29,7 @@ def page(title: str, summary: str, sections: Iterable[str]) -> str:
 <header><h1>{escape(title)}</h1><span class="summary">{escape(summary)}</span><form>
 <label title="key t switches it off and on">truth <input id="alpha" type="range" min="0" max="1" step="0.05" value="0.5"></label>
 <label title="key o"><input id="lines" type="checkbox" checked> outlines, names, hatches</label>
-<label>size <input id="width" type="range" min="120" max="640" step="20" value="320"></label>
+<label>size <input id="size" type="range" min="100" max="640" step="20" value="260"></label>
 <input id="search" type="search" placeholder="name or tag" size="14"></form></header>
 <main>{"".join(sections)}</main>
 <dialog><div class="stack"></div><p></p></dialog>
@@ -40,40 +40,47 @@ def page(title: str, summary: str, sections: Iterable[str]) -> str:
 def section(title: str, facts: Iterable[str], legend: str, cards: Iterable[str]) -> str:
     """One data set."""
     lines = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
-    return f"<section><h2>{escape(title)}</h2><ul class='facts'>{lines}</ul>{legend}{''.join(cards)}</section>"
+    head = f"<h2>{escape(title)}</h2><ul class='facts'>{lines}</ul>{legend}"
+    return f"<section>{head}<div class='cards'>{''.join(cards)}</div></section>"
 
 
 def legend(entries: Iterable[tuple[int, str, Color, str]]) -> str:
-    """Buttons (label, name, color, remark) that pick the samples with a class."""
-    buttons = (
-        f"<button data-label='{label}'{'' if remark else ' class=absent'}>{_patch(color)}{escape(name)}"
-        f"<small>{escape(remark)}</small></button>"
-        for label, name, color, remark in entries
-    )
+    """Buttons (label, name, color, count) that pick the samples with a class; those without a count are folded away."""
+    present: list[str] = []
+    absent: list[str] = []
+    for label, name, color, count in entries:
+        button = f"<button data-label='{label}'>{_patch(color)}{escape(name)}<small>{escape(count)}</small></button>"
+        (present if count else absent).append(button)
     hatches = (
         "<span class='key'><i class='crowd'></i>crowd</span><span class='key'><i class='none'></i>unlabelled</span>"
     )
-    return f"<nav>{''.join(buttons)}{hatches}</nav>"
+    rest = f"<details><summary>{len(absent)} classes are in none of these samples</summary><nav>{''.join(absent)}</nav></details>"
+    return f"<nav>{''.join(present)}{hatches}</nav>{rest if absent else ''}"
 
 
 def card(
-    name: str, facts: Iterable[str], contents: Sequence[tuple[int, str, Color, str]], figures: Iterable[str]
+    name: str, facts: Iterable[str], classes: Sequence[tuple[int, str, Color, str]], figures: Sequence[str]
 ) -> str:
     """One sample: its name, facts, (label, class, color, count) and figures."""
-    chips = "".join(
-        f"<span class='chip'>{_patch(color)}{escape(text)} {escape(count)}</span>" for _, text, color, count in contents
+    plain, labels = " · ".join(facts), " ".join(str(label) for label, *_ in classes)
+    chips = (
+        f"<span class='chip'>{_patch(color)}{escape(text)} {escape(count)}</span>" for _, text, color, count in classes
     )
-    plain = " · ".join(facts)
-    labels = " ".join(str(label) for label, *_ in contents)
-    return (
-        f"<article data-labels='{labels}' data-text='{escape(f'{name} {plain}'.lower())}'><h3>{escape(name)}</h3>"
-        f"<p>{escape(plain)}</p><p>{chips}</p><div class='figures'>{''.join(figures)}</div></article>"
-    )
+    content = f"<div class='figures'>{''.join(figures)}</div><p>{''.join(chips)}</p>"
+    return _article(name, plain, content, labels, "row" if len(figures) > 1 else "single")
 
 
 def broken(name: str, message: str) -> str:
     """The place of a sample that could not be read."""
-    return f"<article class='broken' data-labels='' data-text='{escape(name.lower())}'><h3>{escape(name)}</h3><p>{escape(message)}</p></article>"  # noqa: E501
+    return _article(name, message, "", "", "broken")
+
+
+def _article(name: str, text: str, content: str, labels: str, kind: str) -> str:
+    found_by = escape(f"{name} {text}".lower())
+    return (
+        f"<article class='{kind}' data-labels='{labels}' data-text='{found_by}'>"
+        f"<h3>{escape(name)}</h3><p>{escape(text)}</p>{content}</article>"
+    )
 
 
 def figure(drawing: Drawing, caption: str) -> str:
@@ -81,7 +88,7 @@ def figure(drawing: Drawing, caption: str) -> str:
     height, width = drawing.image.shape[:2]
     layers = (
         f"<img class='{kind}' loading='lazy' alt='' width='{width}' height='{height}' src='{uri}'>"
-        for kind, uri in (("image", jpeg(drawing.image)), ("fill", png(drawing.fill)), ("lines", png(drawing.lines)))
+        for kind, uri in (("image", jpeg(drawing.image)), ("fill", webp(drawing.fill)), ("lines", webp(drawing.lines)))
     )
     return f"<figure><div class='stack'>{''.join(layers)}</div><figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -92,9 +99,10 @@ def jpeg(picture: NDArray[np.uint8]) -> str:
     return _uri("image/jpeg", cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
 
 
-def png(picture: NDArray[np.uint8]) -> str:
-    """(H, W, 4) as a data URI."""
-    return _uri("image/png", cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1])
+def webp(picture: NDArray[np.uint8]) -> str:
+    """(H, W, 4) as a data URI without loss: a tenth of what OpenCV's PNG takes for areas and lines."""
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
+    return _uri("image/webp", cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101])[1])  # above 100: lossless
 
 
 def _uri(kind: str, encoded: NDArray[np.uint8]) -> str:
@@ -107,7 +115,7 @@ def _patch(color: Color) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #68707a; --paper: #f6f7f8; --card: #fff; --line: #d9dde2;
-  --bad: #b3261e; --alpha: .5; --lines: 1; --width: 320px; font: 14px/1.45 system-ui, sans-serif; }
+  --bad: #b3261e; --alpha: .5; --lines: 1; --size: 260px; font: 14px/1.45 system-ui, sans-serif; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --dim: #98a1ab; --paper: #15181c; --card: #1e2227;
   --line: #343a42; --bad: #ff8a80; } }
 body { margin: 0; color: var(--ink); background: var(--paper); }
@@ -124,23 +132,29 @@ nav { display: flex; flex-wrap: wrap; gap: 5px; margin: 6px 0 12px; align-items:
 button, .chip, .key { display: inline-flex; align-items: center; gap: 6px; font: inherit; color: inherit;
   border: 1px solid var(--line); border-radius: 12px; padding: 1px 10px 1px 6px; background: var(--card); }
 button { cursor: pointer; } button:hover { border-color: var(--dim); }
-button.on { border-color: var(--ink); box-shadow: inset 0 0 0 1px var(--ink); } button.absent { opacity: .45; }
+button.on { border-color: var(--ink); box-shadow: inset 0 0 0 1px var(--ink); } details button { opacity: .6; }
+details { color: var(--dim); margin: -6px 0 12px; } details summary { cursor: pointer; }
 .chip { margin-right: 5px; } .key { border-style: dashed; }
 i { width: 12px; height: 12px; border-radius: 3px; flex: none; }
 i.crowd { background: repeating-linear-gradient(-45deg, #eee 0 3px, #777 3px 7px); }
 i.none { background: repeating-linear-gradient(45deg, #ccc 0 2px, #888 2px 6px); }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; margin: 0 0 12px; }
-article p { margin: 2px 0 6px; } article.broken { border-color: var(--bad); } article.broken p { color: var(--bad); }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 14px; max-width: 100%; box-sizing: border-box; }
+article.single { width: min-content; min-width: 220px; } article.row, article.broken { width: 100%; }
+.cards { display: flex; flex-wrap: wrap; gap: 12px; align-items: stretch; }
+article p { margin: 2px 0 6px; } .figures + p { margin: 6px 0 0; }
+article.broken { border-color: var(--bad); } article.broken p { color: var(--bad); }
 .figures { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
-figure { margin: 0; width: var(--width); cursor: zoom-in; } figcaption { font-size: 12px; }
-.stack { position: relative; line-height: 0; } .stack img { width: 100%; height: auto; }
-.stack .fill, .stack .lines { position: absolute; inset: 0; height: 100%; pointer-events: none; }
+figure { margin: 0; cursor: zoom-in; } figcaption { font-size: 12px; }
+.stack { position: relative; line-height: 0; width: fit-content; }
+.stack img { height: var(--size); width: auto; }
+.stack .fill, .stack .lines { position: absolute; inset: 0; pointer-events: none; }
 .fill { opacity: var(--alpha); image-rendering: pixelated; } .lines { opacity: var(--lines); }
 [hidden] { display: none !important; }
 dialog { border: 0; padding: 12px; border-radius: 8px; background: var(--card); color: var(--ink); cursor: zoom-out;
   max-width: 98vw; max-height: 98vh; }
 dialog::backdrop { background: rgb(0 0 0 / .8); } dialog p { margin: 6px 0 0; }
-dialog .stack { width: min(94vw, var(--fit, 94vw)); }
+dialog .stack img { width: min(94vw, calc(88vh * var(--ratio, 1))); height: auto; }
 """
 
 _SCRIPT = """
@@ -150,7 +164,7 @@ const alpha = $('#alpha'), lines = $('#lines'), dialog = $('dialog');
 let last = .5, shown = -1;
 alpha.oninput = () => set('--alpha', alpha.value);
 lines.onchange = () => set('--lines', lines.checked ? 1 : 0);
-$('#width').oninput = event => set('--width', event.target.value + 'px');
+$('#size').oninput = event => set('--size', event.target.value + 'px');
 $('form').onsubmit = event => event.preventDefault();
 function filter() {
   const text = $('#search').value.toLowerCase();
@@ -172,7 +186,7 @@ function show(index) {
   const figure = list[shown], image = figure.querySelector('img');
   const name = figure.closest('article').querySelector('h3').textContent;
   dialog.querySelector('.stack').innerHTML = figure.querySelector('.stack').innerHTML;
-  dialog.style.setProperty('--fit', `calc(88vh * ${image.getAttribute('width') / image.getAttribute('height')})`);
+  dialog.style.setProperty('--ratio', image.getAttribute('width') / image.getAttribute('height'));
   dialog.querySelector('p').textContent = `${name} · ${figure.querySelector('figcaption').textContent}`
     + ' · arrows: next, t: truth, o: outlines';
   if (!dialog.open) dialog.showModal();

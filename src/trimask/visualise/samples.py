@@ -29,8 +29,9 @@ from trimask.visualise.draw import FONT_SIZE, GAP, INK, LINE, PAPER, UNLABELLED,
 
 Transparent = NDArray[np.uint8]  # (h, w, 4) RGBA
 _MAX_NAMES = 40  # in one picture; more are noise
+_NAME_SIZE = 18  # pixels
 _PALE = (205, 205, 205)
-_HATCH, _CROWD_HATCH = 9, 12  # pixels from stripe to stripe
+_HATCH, _CROWD_HATCH = 16, 12  # pixels from stripe to stripe
 
 
 class Drawing(NamedTuple):
@@ -55,7 +56,7 @@ class Content(NamedTuple):
     dropped: int
 
 
-def draw(sample: Sample, classes: ClassSpec, *, instances: bool = True, side: int = 512) -> Drawing:
+def draw(sample: Sample, classes: ClassSpec, *, instances: bool = True, side: int = 640) -> Drawing:
     """The picture and its truth with the longer side at most `side` pixels; smaller pictures grow by a whole factor.
 
     Args: instances: whether segments of things are single objects, which get shades, outlines and names.
@@ -67,7 +68,7 @@ def draw(sample: Sample, classes: ClassSpec, *, instances: bool = True, side: in
     fill[..., :3] = np.concatenate([[[0, 0, 0]], colors])[top]
     fill[..., 3] = np.where(top > 0, 255, 0)
     lines = np.zeros_like(fill)
-    _hatch(lines, top == 0, _PALE, 130, period=_HATCH, rising=False, width=2)
+    _hatch(lines, top == 0, _PALE, 110, period=_HATCH, rising=False, width=2)
     crowds = np.flatnonzero(sample.is_crowd) + 1
     _hatch(lines, np.isin(top, crowds), INK, 190, period=_CROWD_HATCH, rising=True, width=3)
     if instances:
@@ -217,14 +218,14 @@ def _named(lines: Transparent, layers: NDArray[Any], rows: Sequence[int], names:
     if not found:
         return lines
     canvas = Image.fromarray(lines)
-    brush, font = ImageDraw.Draw(canvas), _font()
+    brush, font = ImageDraw.Draw(canvas), _font(_NAME_SIZE)
     taken: list[tuple[float, float, float, float]] = []
     for _, row, mask in sorted(found, key=lambda entry: -entry[0])[:_MAX_NAMES]:
         width, (x, y) = font.getlength(names[row]), _thickest(mask)
         if width > 1.3 * np.ptp(np.flatnonzero(mask.any(axis=0))):
             continue
         left = min(max(x - width / 2, 2), max(mask.shape[1] - width - 2, 2))
-        box = (left, y - FONT_SIZE / 2 - 2, left + width, y + FONT_SIZE / 2 + 2)
+        box = (left, y - _NAME_SIZE / 2 - 2, left + width, y + _NAME_SIZE / 2 + 2)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)
@@ -274,5 +275,5 @@ def _written(picture: Picture, texts: Iterable[tuple[str, tuple[int, int]]]) -> 
     return np.array(canvas)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)
+def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
