@@ -17,6 +17,7 @@ import os
 import re
 import warnings
 from array import array
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -231,10 +232,10 @@ class _Text:
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self.file, self.path = file, path
-        self.buffer, self.position, self.start = "", 0, 0  # `start`: of the buffer in the file
-        self.more()
-        if self.buffer.startswith("\xef\xbb\xbf"):
-            self.position = 3
+        self.buffer, self.position = "", 0
+        self.start = (
+            len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else file.seek(0)
+        )  # of the buffer, in the file
 
     def more(self) -> bool:
         """Reads on, at least as much as is left; whether there was more."""
