@@ -24,6 +24,7 @@ from trimask.types import ClassSpec, DataError, Sample, Size
 
 MAX_ASPECT_MISMATCH = 0.02  # the release's worst is 0.012; beyond this a mask belongs to another picture
 IMAGES, MASKS = "Training_Images", "Ground_Truth"
+RELEASES = ("Human-Segmentation-Dataset", "Human-Segmentation-Dataset-master")  # as unpacked, from either branch
 
 
 class HumanSegmentation(Dataset[Sample]):
@@ -71,6 +72,11 @@ class HumanSegmentation(Dataset[Sample]):
             pairs = select(pairs, locate(split, folder))
         self.pairs = pairs
 
+    @classmethod
+    def found_in(cls, folder: Path) -> list[dict[str, Any]]:
+        """The arguments that read exactly this folder, if it is the release or holds it."""
+        return [{"root": str(folder)}] if _release_in(folder) else []
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -95,14 +101,19 @@ class HumanSegmentation(Dataset[Sample]):
 
 def _release(folder: Path) -> Path:
     """The folder with the two folders of the release."""
-    names = (".", "Human-Segmentation-Dataset", "Human-Segmentation-Dataset-master")
-    for release in (folder / name for name in names):
-        if (release / IMAGES).is_dir() and (release / MASKS).is_dir():
-            return release
+    if release := _release_in(folder):
+        return release
     raise DataError(
-        f"{folder} holds neither {IMAGES}/ and {MASKS}/ nor one of {', '.join(names[1:])} with them. Give the folder "
+        f"{folder} holds neither {IMAGES}/ and {MASKS}/ nor one of {', '.join(RELEASES)} with them. Give the folder "
         f"of the release with --data.dataset.root."
     )
+
+
+def _release_in(folder: Path) -> Path | None:
+    for release in (folder, *(folder / name for name in RELEASES)):
+        if (release / IMAGES).is_dir() and (release / MASKS).is_dir():
+            return release
+    return None
 
 
 def _listed(release: Path, csv: Path) -> list[Pair]:
