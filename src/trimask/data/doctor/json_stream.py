@@ -18,6 +18,7 @@ CHUNK = 1 << 20  # characters that are read at a time
 MAX_ELEMENT = 1 << 28  # characters of one element; more is no annotation
 
 _decoder = json.JSONDecoder()
+_ENDS = frozenset(" \t\n\r,]}:")  # what may follow a value
 _blank = re.compile(r"[\s]*")
 
 
@@ -85,7 +86,7 @@ class _Text:
         self.place += 1
 
     def value(self) -> Any:
-        """The next value, whole. A number counts as whole only if something follows it."""
+        """The next value, whole: what follows it must be there to be seen, for a number may go on."""
         self.peek()
         while True:
             try:
@@ -94,7 +95,7 @@ class _Text:
                 if len(self.piece) - self.place > MAX_ELEMENT or not self._more():
                     raise json.JSONDecodeError(error.msg, "", self.before + error.pos) from error
                 continue
-            if end < len(self.piece) or not self._more():
+            if self.piece[end : end + 1] in _ENDS or not self._more():
                 self.place = end
                 return value
 

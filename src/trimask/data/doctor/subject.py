@@ -206,13 +206,19 @@ class Subject:
         file = self.mask if self._dataset is not None else self.files[0]
         return count_values(file.pixels) if file is not None and file.pixels is not None else {}
 
+    @property
+    def wrong_kind(self) -> bool:
+        """Whether the mask holds colors where the class map lists values, or the reverse, and is refused."""
+        label_map = self.label_map
+        if label_map is None or not self.refusal or self.mask is None or self.mask.pixels is None:
+            return False
+        return label_map.is_color != (self.mask.pixels.ndim == 3)
+
     @cached_property
     def unlisted(self) -> dict[int, int]:
         """Raw values that the class map does not list; empty unless the dataset refuses the sample for them."""
         label_map = self.label_map
-        if label_map is None or not self.refusal or self.mask is None or self.mask.pixels is None:
-            return {}
-        if label_map.is_color != (self.mask.pixels.ndim == 3):
+        if label_map is None or not self.refusal or self.wrong_kind:
             return {}
         return {value: count for value, count in self.values.items() if value not in label_map.names}
 

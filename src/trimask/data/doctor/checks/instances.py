@@ -83,6 +83,7 @@ class _Facts:
     def __init__(self) -> None:
         self.problems = {kind: Gathered() for kind in _WHAT}
         self.crowds = self.annotations = 0
+        self.broken = False
         self.crowd_pictures: set[Any] = set()
         self.images: dict[Any, _Image] = {}
         self.categories: list[tuple[Any, str]] = []
@@ -105,7 +106,7 @@ class InstanceFiles(Check):
             try:
                 yield from _batches(path, name, facts, case.limit)
             except DataError:  # `json_files` says it
-                continue
+                facts.broken = True
 
     def perform(self, task: _Batch) -> Any:
         return task.file, [problem for one in task.annotations for problem in _problems(one, task)]
@@ -127,8 +128,9 @@ class InstanceFiles(Check):
                         of=facts.annotations,
                         where=file,
                     )
-            yield from _about_ids(file, facts)
-            yield from _about_pictures(file, facts, case)
+            if not facts.broken:
+                yield from _about_ids(file, facts)
+                yield from _about_pictures(file, facts, case)
 
 
 def _batches(path: Path, name: str, facts: _Facts, limit: int | None) -> Iterator[_Batch]:

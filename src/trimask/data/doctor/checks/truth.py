@@ -21,11 +21,7 @@ class Truth(Check):
 
     def measure(self, subject: Subject) -> Any:
         if subject.refusal:
-            sizes = subject.sizes
-            explained = (
-                any(file.problem for file in subject.files) or subject.unlisted or (sizes and sizes[0] != sizes[1])
-            )
-            return None if explained else ("refused", subject.refusal)
+            return None if _explained(subject) else ("refused", subject.refusal)
         sample = subject.sample
         if sample is None or subject.classes is None:
             return None
@@ -60,6 +56,12 @@ class Truth(Check):
                     f"{counted(gathered.count, 'sample', 'have')} {what}, and the dataset hands them on.",
                     "This is a fault of the dataset class: correct its __getitem__.",
                 )
+
+
+def _explained(subject: Subject) -> bool:
+    """Whether `readable`, `values` or `sizes` say why a sample is refused."""
+    differ = subject.sizes is not None and subject.sizes[0] != subject.sizes[1]
+    return differ or subject.wrong_kind or bool(subject.unlisted) or any(file.problem for file in subject.files)
 
 
 def _refused_splits(case: Case) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ class Values(Check):
         label_map = subject.label_map
         if label_map is None or subject.mask is None or subject.mask.pixels is None:
             return None
-        if subject.refusal and label_map.is_color != (subject.mask.pixels.ndim == 3):
+        if subject.wrong_kind:
             return "kind", subject.mask.header.mode if subject.mask.header else "", {}, {}
         return label_map.names, label_map.is_color, subject.values, subject.unlisted
 
