@@ -65,6 +65,36 @@ def translate(source: Mapping[str, Tensor], names: Iterable[str], table: RenameT
     return {ours: source[theirs] for ours, theirs in pairs.items()}
 
 
+def join(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+    """Tensors whose names differ in one of `parts` alone, one behind the other along the first axis, under `whole`.
+
+    `join(weights, [".query.", ".key.", ".value."], ".qkv.")` for example. Other tensors stay.
+
+    Raises:
+        ValueError: one of the parts is missing somewhere.
+    """
+    joined: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        part = next((part for part in parts if part in name), None)
+        if part is None:
+            joined[name] = value
+        elif (together := name.replace(part, whole)) not in joined:
+            names = [name.replace(part, other) for other in parts]
+            if missing := [other for other in names if other not in weights]:
+                raise ValueError(f"The weights have {name} but not {listed(missing)}.")
+            joined[together] = torch.cat([weights[other] for other in names])
+    return joined
+
+
+def split(weights: Mapping[str, Tensor], whole: str, parts: Sequence[str]) -> dict[str, Tensor]:
+    """The inverse of `join`: tensors with `whole` in their name in equal parts along the first axis."""
+    divided: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        pieces = zip(parts, value.chunk(len(parts)), strict=True) if whole in name else [(whole, value)]
+        divided.update({name.replace(whole, part): piece for part, piece in pieces})
+    return divided
+
+
 def is_counter(name: str) -> bool:
     """Whether it counts the batches that a batch norm has seen, which no answer depends on."""
     return name.endswith("num_batches_tracked")

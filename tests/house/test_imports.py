@@ -32,6 +32,7 @@ LIBRARIES = {
         "layers/backbone",
         "layers/depthwise",
         "layers/plain_vit",
+        "layers/swin",
         "optim/groups",
         "networks/sam",
         "bench",

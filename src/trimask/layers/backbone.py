@@ -6,6 +6,7 @@ Source: timm (Apache-2.0), https://github.com/huggingface/pytorch-image-models, 
 - Pictures come in as 0..255 (uint8 or float) and are normalized here, with the mean and std of the named weights
   (0.5 for some, not ImageNet's). Beyond three channels both repeat cyclically, as timm repeats the stem's kernels.
 - Maps are always (B, D, h, w), also where timm gives (B, h, w, D).
+- Swin treats pictures of any size as its authors' segmentation code does; see layers/swin.py.
 - A weights file must fit the whole timm model; timm itself skips what does not.
 - Weights that cannot be downloaded are reported within seconds; timm and huggingface_hub retry for minutes.
 """
@@ -28,10 +29,12 @@ from urllib.parse import urlparse
 import huggingface_hub
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.layers.depthwise import keep_depthwise_in_fp32
+from trimask.layers.swin import pad_as_published
 from trimask.weights import listed, read_weights, require_same_names, translate
 
 logger = logging.getLogger(__name__)
@@ -92,7 +95,11 @@ class Backbone(nn.Module):
             "out_indices": None if out_indices is None else tuple(out_indices),
             "drop_path_rate": drop_path or None,
         }
-        body: Any = keep_depthwise_in_fp32(_build(name, options, _initial_weights(name, pretrained)))
+        body: Any = _build(name, options, _initial_weights(name, pretrained))
+        keep_depthwise_in_fp32(body)
+        pad_as_published(body)
+        if not drop_path:
+            _without_drop_path(body)
         self.body = body
         self.channels: list[int] = body.feature_info.channels()
         self.strides: list[int] = body.feature_info.reduction()
@@ -109,6 +116,13 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, -width % self._padded_to, 0, -height % self._padded_to))
         maps = self.body(images)
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else list(maps)
+
+
+def _without_drop_path(body: nn.Module) -> None:
+    """Some of timm's models (Swin) have stochastic depth unless they are told otherwise."""
+    for module in body.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
 
 
 def _per_channel(values: Sequence[float], in_channels: int) -> Tensor:
@@ -151,7 +165,14 @@ def _any_size(name: str) -> dict[str, Any]:
     """The option by which a model that is made for one picture size accepts any, where it has one."""
     if not _config(name).fixed_input_size:
         return {}
-    ways: list[dict[str, Any]] = [{"strict_img_size": False}, {"dynamic_img_size": True, "dynamic_img_pad": True}]
+    ways: list[dict[str, Any]] = [
+        {
+            "strict_img_size": False,
+            "always_partition": True,
+        },  # else timm shrinks the windows of small pictures for good
+        {"strict_img_size": False},
+        {"dynamic_img_size": True, "dynamic_img_pad": True},
+    ]
     return next((way for way in ways if _builds(name, **way)), {})
 
 

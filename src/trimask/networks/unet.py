@@ -2,7 +2,7 @@
 
 Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
 arXiv:1505.04597, in the form of `Unet` of segmentation_models_pytorch (MIT): backbone features as skips, nearest
-upsampling, batch normalization. With the same weights the logits are equal (tests/parity).
+upsampling, batch normalization. With the same weights the logits are equal (`make parity`).
 
 **Deviations**
 - From the paper, as in smp: padded convolutions, a pretrained encoder, nearest upsampling, no skip at full size.
@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.layers.backbone import Backbone
+from trimask.layers.backbone_names import SMP, SMP_TIMM
 from trimask.layers.convs import ConvNormReLU
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
-_SMP = (
-    (r"^backbone\.(mean|std)$", ""),
-    (r"^backbone\.body\.", "encoder."),
+_DECODER = (
     (r"^decoder\.(\d+)\.up\.", r"decoder.blocks.\1.conv1.0."),
     (r"^decoder\.(\d+)\.norm\.", r"decoder.blocks.\1.conv1.1."),
     (r"^decoder\.(\d+)\.conv\.conv\.", r"decoder.blocks.\1.conv2.0."),
@@ -55,7 +54,7 @@ class UNet(nn.Module):
 
     output = DenseOutput
     # smp_timm: smp's encoders called "tu-..."
-    RENAMES: ClassVar[dict[str, RenameTable]] = {"smp": _SMP, "smp_timm": (*_SMP, (r"^encoder\.", "encoder.model."))}
+    RENAMES: ClassVar[dict[str, RenameTable]] = {"smp": (*SMP, *_DECODER), "smp_timm": (*SMP_TIMM, *_DECODER)}
 
     def __init__(
         self,

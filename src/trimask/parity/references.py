@@ -11,7 +11,7 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,20 +62,26 @@ def _answer_without_resizing(network: Any, images: Tensor) -> list[Tensor]:
 # --- transformers ---
 
 
-def transformers(kind: str, config: str, **options: Any) -> Reference:
-    """e.g. transformers("SegformerForSemanticSegmentation", "SegformerConfig", num_labels=150).
+def transformers(kind: str, configure: Callable[[Any], Any]) -> Reference:
+    """A network with its head, without pretrained weights; answers its logits.
 
     The tensors have the names that they have in files, which differ from those in memory since version 5.
+
+    Args:
+        kind: class, e.g. "SegformerForSemanticSegmentation".
+        configure: (the library) -> its configuration, e.g. lambda library: library.SegformerConfig(num_labels=150).
     """
 
     def build() -> nn.Module:
         library: Any = importlib.import_module("transformers")
-        return getattr(library, kind)(getattr(library, config)(**options))
+        return getattr(library, kind)(configure(library))
 
-    return Reference("transformers", kind, build, lambda network, images: [network(images).logits], _weights_of_file)
+    return Reference("transformers", kind, build, lambda network, images: [network(images).logits], weights_of_file)
 
 
-def _weights_of_file(network: Any) -> Mapping[str, Tensor]:
+def weights_of_file(network: Any) -> Mapping[str, Tensor]:
+    """What a network of transformers writes, by the names in the file."""
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(folder)
         return read_weights(Path(folder, "model.safetensors"))
@@ -109,6 +115,17 @@ def answer_mmseg(network: Any, images: Tensor) -> list[Tensor]:
     heads = network.auxiliary_head if network.with_auxiliary_head else []
     heads = heads if isinstance(heads, Sequence | nn.ModuleList) else [heads]
     return [network.decode_head(maps), *(head(maps) for head in heads)]
+
+
+def mmseg_backbone(kind: str, **settings: Any) -> Reference:
+    """A backbone alone, e.g. mmseg_backbone("SwinTransformer", embed_dims=96); answers its maps, coarsest first."""
+
+    def build() -> nn.Module:
+        require_mmseg()
+        registry: Any = importlib.import_module("mmseg.registry").MODELS
+        return nn.ModuleDict({"backbone": registry.build({"type": kind, **settings})})  # names as in a whole network
+
+    return Reference("mmsegmentation", kind, build, lambda network, images: list(network["backbone"](images))[::-1])
 
 
 def require_mmseg() -> None:
