@@ -19,7 +19,7 @@ chooses another. The folder is `bdd100k/` of the archives, or the one around it.
 | polygons_2018 | labels/bdd100k_labels_images_{split}.json |                              |                               |
 
 (pan_seg for ins_seg.) What differs between them: the masks of 2020 count 0 direct, 1 alternative, 2 background, those of
-2018 0 background, 1 direct, 2 alternative; ten in six thousand color maps of 2018 are RGBA in other colors. Polygons are
+2018 0 background, 1 direct, 2 alternative; a few of the color maps of 2018 are RGBA in other colors. Polygons are
 drawn by `scalabel_render` as the toolkit draws them, all closed, which is what BDD100K's masks of 2020 were made with; those
 of 2018 were drawn with an outline and are up to a pixel wider. RLE and bitmasks never overlap.
 
@@ -161,9 +161,10 @@ class BDD100K(Dataset[Sample], ABC):
 class BDD100KDrivable(BDD100K):
     """The area that one may drive on: direct (the own lane), alternative (other lanes), and all else as background.
 
-    How it is scored: the toolkit means the IoU over direct and alternative, not over background. Until early 2021 it counted
-    all pixels, and so does `SemanticConfusion(exclude=[background])`; since then (bdd100k/eval/seg.py, `fast_hist`) it skips
-    the pixels whose truth is background, so that nothing that is predicted there is an error.
+    How it is scored: the code of 2018 means the IoU of all three classes (bdd_data/evaluate.py). The toolkit that followed
+    means direct and alternative alone (bdd100k/eval/seg.py); its first versions count every pixel, and so does
+    `SemanticConfusion(exclude=[background])`; its last ones skip pixels whose truth is background, so that what is predicted
+    there is no error. Numbers of different rules cannot be compared.
 
     Args: as `BDD100K`.
     """
