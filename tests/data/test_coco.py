@@ -381,6 +381,11 @@ def test_stuff_that_is_joined_is_one_segment(panoptic_root):
     assert sample.labels.tolist() == [0, 1, 1]
     masks = masks_of(whole)
     np.testing.assert_array_equal(masks_of(sample), [masks[1] | masks[3], masks[2], masks[4]])
+    edit(
+        annotation_file(panoptic_root, "panoptic"), lambda c: c["annotations"][0]["segments_info"][1].update(iscrowd=1)
+    )
+    assert not CocoPanoptic(root=panoptic_root, categories=categories)[0].is_crowd[0]
+    assert CocoPanoptic(root=panoptic_root)[0].is_crowd.tolist() == [False, True, False, False, True]
     with pytest.raises(DataError, match=r"joins things and stuff of .* in \['any'\]"):
         CocoPanoptic(root=panoptic_root, categories={"sky": "any", "kite": "any"})
 

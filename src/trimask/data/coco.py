@@ -217,7 +217,8 @@ class CocoInstances(Dataset[Sample]):
 class CocoPanoptic(Dataset[Sample]):
     """A segment for every pixel: things one by one, stuff one segment a class. Offers all three questions.
 
-    Rows of a sample are in the order of the file's `segments_info`; segments of stuff that `categories` joins are one row.
+    Rows of a sample are in the order of the file's `segments_info`; segments of one class of stuff are one row, a
+    crowd if all of them are.
     `meta["image_id"]` is the id of the picture in the file.
 
     Args:
@@ -316,14 +317,18 @@ class CocoPanoptic(Dataset[Sample]):
         index = ValueIndex(ids)
         if unmatched := (set(index.values.tolist()) - {0}) ^ set(infos):
             raise DataError(self._mismatch(unmatched, infos, ids, file))
-        rows: dict[tuple[Any, ...], int] = {}
+        rows: dict[tuple[int, int], int] = {}  # (label, id of a thing or 0) -> row
+        crowds: list[bool] = []
         row_of = {0: 0}
         for key, (label, crowd) in infos.items():
-            own = (label, crowd) if label not in self.classes.things else (label, crowd, key)
+            own = (label, key if label in self.classes.things else 0)
             row_of[key] = 0 if label < 0 else rows.setdefault(own, len(rows)) + 1
+            if len(rows) > len(crowds):
+                crowds.append(crowd)
+            elif label >= 0:
+                crowds[rows[own]] &= crowd
         new = np.array([row_of[value] for value in index.values.tolist()], segment_dtype(len(rows)))
-        labels, crowds = np.array([own[0] for own in rows], np.int64), np.array([own[1] for own in rows], np.bool_)
-        return index.replace(new)[None], labels, crowds
+        return index.replace(new)[None], np.array([label for label, _ in rows], np.int64), np.array(crowds, np.bool_)
 
     def _infos(self, record: Record) -> dict[int, tuple[int, bool]]:
         """Segment id -> label (or LEFT_OUT, VOID) and whether it is a crowd."""
