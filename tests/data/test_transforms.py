@@ -1,10 +1,17 @@
-"""The one warp: exact inverses, exact crops, one geometry for picture and layers, bounded aliasing, reproducible draws."""
+"""The one warp: exact inverses, exact crops, one geometry for picture and layers, bounded aliasing, reproducible draws, and
+the scales and places of the papers' recipes."""
+
+import inspect
+import pickle
 
 import albumentations as A
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from trimask.data import transforms
 from trimask.data.transforms import Augment, Warp, warp_image
 from trimask.types import Sample
 
@@ -105,11 +112,13 @@ def test_category_cap_rejects_windows_of_one_class():
 
 def test_draws_depend_on_the_key_alone():
     augment = Augment([Warp((24, 24), scale=(0.5, 2), flip=0.5), A.ColorJitter(p=0.5), A.GaussNoise(p=0.5)])
-    first = augment(sample(), (0, 1, 2))
-    augment(sample(), (0, 1, 3))
-    again = augment(sample(), (0, 1, 2))
+    first = augment(sample(90, 130), (0, 1, 2))
+    augment(sample(90, 130), (0, 1, 3))
+    again = augment(sample(90, 130), (0, 1, 2))
     np.testing.assert_array_equal(first.image, again.image)
-    different = {augment(sample(), (0, epoch, index)).image.tobytes() for epoch in range(4) for index in range(8)}
+    different = {
+        augment(sample(90, 130), (0, epoch, index)).image.tobytes() for epoch in range(4) for index in range(8)
+    }
     assert len(different) == 32
 
 
@@ -120,12 +129,330 @@ def test_albumentations_own_transforms_keep_unlabelled_as_fill():
     assert set(np.unique(rotated.segments)) <= set(range(8))
 
 
+def matrices(warp, size, number=300, seed=0, **data):
+    """What a warp draws for pictures of a size."""
+    given_data = {"masks": np.zeros((1, *size), np.uint8), "labels": np.zeros(0, np.int64), **data}
+    warp.set_random_seed(seed)
+    params = {"shape": (*size, 3)}
+    return np.stack([warp.get_params_dependent_on_data(params, given_data)["matrix"] for _ in range(number)])
+
+
+def scaled_sizes(drawn, size):
+    """(N, 2) height and width that the whole picture has in each result."""
+    return np.abs(np.stack([drawn[:, 1, 1] * size[0], drawn[:, 0, 0] * size[1]], axis=1))
+
+
+def nearest(layers, matrix, size):
+    """Literally: the source pixel under the middle of each result pixel. -1 where rounding decides which one that is."""
+    result = np.zeros((len(layers), *size), int)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    for y, x in np.ndindex(*size):
+        source = (inverse @ (x + 0.5, y + 0.5, 1))[:2]
+        column, row = np.floor(source).astype(int)
+        if np.abs(source - np.rint(source)).min() < 1e-4:
+            result[:, y, x] = -1
+        elif 0 <= row < layers.shape[1] and 0 <= column < layers.shape[2]:
+            result[:, y, x] = layers[:, row, column]
+    return result
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "fit": st.sampled_from(["native", "short_side", "stretch", "contain"]),
+        "scale": st.sampled_from([(1.0, 1.0), (0.1, 2.0), (0.5, 0.5), (2.0, 3.0)]),
+        "aspect": st.sampled_from([(1.0, 1.0), (0.7, 1.4)]),
+        "flip": st.sampled_from([0.0, 0.5, 1.0]),
+        "vertical_flip": st.sampled_from([0.0, 0.5]),
+        "place": st.sampled_from(["random", "corner"]),
+        "p": st.sampled_from([1.0, 0.5]),
+    }
+)
+SIDES = st.integers(1, 40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(options=OPTIONS, height=SIDES, width=SIDES, size=st.tuples(SIDES, SIDES), seed=st.integers(0, 2**31))
+def test_layers_without_rotation_are_the_nearest_pixels(options, height, width, size, seed):
+    before = sample(height, width, seed=seed)
+    warp = Warp(size, **options)
+    after = Augment([warp])(before, (seed,))
+    matrix = warp.params["matrix"]
+    expected = nearest(before.segments, matrix, size)
+    assert (after.segments == expected)[expected >= 0].all()
+    assert transforms._axes(matrix, before.size, size) is not None, "a slow way was taken"
+    assert after.image.shape == (*size, 3)
+    assert not np.shares_memory(after.image, before.image)
+    assert not np.shares_memory(after.segments, before.segments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(options=OPTIONS, size=st.tuples(st.integers(20, 60), st.integers(20, 60)), seed=st.integers(0, 2**31))
+def test_the_fast_way_shows_what_one_affine_resampling_would(options, size, seed):
+    draw = np.random.default_rng(seed)
+    image = cv2.resize(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8), (60, 50), interpolation=cv2.INTER_CUBIC)
+    before = Sample(image, np.ones((1, 50, 60), np.uint8), np.zeros(1, np.int64), np.zeros(1, bool), "x")
+    warp = Warp(size, fill=77, **options)
+    after = Augment([warp])(before, (seed,))
+    slow = transforms._warp_freely(before.image, warp.params["matrix"], size, np.full(3, 77.0))
+    # at the edges of picture and window the one repeats the last pixel where the other mixes in fill or neighbors
+    inside = cv2.erode(np.pad(after.segments[0], 1), np.ones((5, 5)))[1:-1, 1:-1] > 0
+    error = np.abs(after.image.astype(int) - slow)[inside]
+    assert error.size == 0 or (error.max() <= 12 and error.mean() <= 1.5)
+    assert (after.image[after.segments[0] == 0] == 77).all()
+
+
+def test_a_resized_part_is_what_opencv_makes_of_the_part():
+    before = sample(50, 70)
+    for scale in (0.55, 0.9, 1.7):
+        warp = Warp((24, 30), fit="native", scale=(scale, scale))
+        after = Augment([warp])(before, (4,))
+        matrix = warp.params["matrix"]
+        factor, (left, top) = np.diag(matrix), -matrix[:, 2] / np.diag(matrix)
+        np.testing.assert_allclose([left, top], np.rint([left, top]), atol=1e-6)
+        part = before.image[round(top) :, round(left) :]
+        reference = cv2.resize(part, None, fx=factor[0], fy=factor[1], interpolation=cv2.INTER_LINEAR)[:24, :30]
+        np.testing.assert_array_equal(after.image[:-1, :-1], reference[:-1, :-1])
+
+
+def test_a_flipped_resize_is_the_resize_flipped():
+    before = sample(33, 47)
+    plain, flipped = (
+        Augment([Warp((20, 31), fit="stretch", flip=flip, vertical_flip=flip)])(before, (0,)) for flip in (0, 1)
+    )
+    np.testing.assert_array_equal(flipped.image, plain.image[::-1, ::-1])
+    np.testing.assert_array_equal(flipped.segments, plain.segments[:, ::-1, ::-1])
+
+
+def test_sources_that_cannot_be_written_are_read_and_copied(tmp_path):
+    """Cached pictures are mapped from files."""
+    before = sample(40, 60)
+    np.save(tmp_path / "image.npy", before.image)
+    np.save(tmp_path / "segments.npy", before.segments)
+    mapped = Sample(
+        np.load(tmp_path / "image.npy", mmap_mode="r"),
+        np.load(tmp_path / "segments.npy", mmap_mode="r"),
+        before.labels,
+        before.is_crowd,
+        "x",
+    )
+    for options in ({}, {"scale": (0.3, 2)}, {"rotate": (-30, 30)}, {"flip": 1.0}):
+        augment = Augment([Warp((16, 20), fit="native", **options)])
+        for key in range(5):
+            a, b = augment(before, (key,)), augment(mapped, (key,))
+            np.testing.assert_array_equal(a.image, b.image)
+            np.testing.assert_array_equal(a.segments, b.segments)
+            assert a.image.flags.writeable
+            assert b.image.flags.writeable
+            b.image[:] = 0
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (333, 500), (1280, 720)])
+def test_large_scale_jitter_has_the_published_scales_and_places(size):
+    """The picture scaled into the window, times 0.1..2, then cropped or padded (Ghiasi et al., detectron2's ResizeScale)."""
+    window = (512, 640)
+    drawn = matrices(Warp(window, fit="contain", scale=(0.1, 2.0)), size, 2000)
+    scaled = scaled_sizes(drawn, size)
+    base = min(window[0] / size[0], window[1] / size[1])
+    factors = scaled / size / base
+    np.testing.assert_allclose(scaled, np.rint(scaled), atol=1e-6)
+    assert np.abs(factors[:, 0] - factors[:, 1]).max() < 1 / (0.1 * base * min(size))  # one scale, up to whole pixels
+    deciles = np.quantile(factors[:, 0], np.linspace(0, 1, 11))
+    np.testing.assert_allclose(deciles, np.linspace(0.1, 2.0, 11), atol=0.1)
+    for axis, (length, offset) in enumerate(zip(window, (drawn[:, 1, 2], drawn[:, 0, 2]), strict=True)):
+        room = scaled[:, axis] - length
+        small, large = room < -20, room > 20
+        np.testing.assert_allclose(offset[small], np.rint(offset[small]))
+        assert (offset[small] >= 0).all()
+        assert (offset[small] <= -room[small] + 1e-6).all()
+        assert (offset[large] <= 0).all()
+        assert (offset[large] >= -room[large] - 1e-6).all()
+        for shares in (offset[small] / -room[small], offset[large] / -room[large]):
+            if len(shares) > 200:
+                np.testing.assert_allclose(np.quantile(shares, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.08)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_padding_at_the_corner_only(flip):
+    before = sample(30, 40)
+    augment = Augment([Warp((64, 64), fit="contain", scale=(0.1, 1.0), place="corner", flip=flip, fill=0)])
+    bright = Sample(np.maximum(before.image, 1), np.maximum(before.segments, 1), before.labels, before.is_crowd, "x")
+    for key in range(20):
+        after = augment(bright, (key,))
+        rows, columns = np.nonzero(after.segments[0])
+        assert (rows.min(), columns.min()) == (0, 0)
+        assert len(rows) == (rows.max() + 1) * (columns.max() + 1)
+        np.testing.assert_array_equal(after.segments[0] > 0, (after.image > 0).all(2))
+
+
+def shortest_edge(size, short, longest):
+    """detectron2's ResizeShortestEdge, step by step."""
+    scale = short / min(size)
+    new = [scale * side for side in size]
+    if max(new) > longest:
+        new = [side * longest / max(new) for side in new]
+    return [int(side + 0.5) for side in new]
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (427, 640), (500, 333), (300, 1900)])
+@pytest.mark.parametrize("sampling", ["choice", "range"])
+def test_short_sides_are_drawn_as_detectron2_does(size, sampling):
+    sides = [320, 352, 480, 640] if sampling == "choice" else list(range(320, 331))
+    given_sides = {"short_side": sides} if sampling == "choice" else {"short_side_range": (320, 330)}
+    drawn = matrices(Warp((256, 256), max_long_side=1333, **given_sides), size, 600)
+    expected = [shortest_edge(size, side, 1333) for side in sides]
+    found, counts = np.unique(np.rint(scaled_sizes(drawn, size)).astype(int), axis=0, return_counts=True)
+    assert found.tolist() == np.unique(expected, axis=0).tolist()
+    if len(found) == len(sides):
+        assert counts.min() > 0.6 * 600 / len(sides)
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (480, 360), (200, 1600)])
+def test_ratio_range_keeps_the_bounds_of_mmsegmentation(size):
+    drawn = matrices(Warp((512, 512), short_side=512, max_long_side=2048, scale=(0.5, 2.0)), size, 500)
+    scaled = scaled_sizes(drawn, size)
+    base = min(2048 / max(size), 512 / min(size))
+    ratio = scaled[:, np.argmax(size)] / (max(size) * base)
+    assert np.abs(scaled - np.outer(ratio * base, size)).max() <= 1
+    np.testing.assert_allclose(np.quantile(ratio, [0, 0.25, 0.5, 0.75, 1]), [0.5, 0.875, 1.25, 1.625, 2.0], atol=0.12)
+
+
+def test_every_crop_is_equally_likely():
+    drawn = matrices(Warp((8, 8), fit="native"), (10, 8), 1500)
+    starts, counts = np.unique(-drawn[:, 1, 2], return_counts=True)
+    assert starts.tolist() == [0, 1, 2]
+    assert counts.min() > 430
+
+
+def test_the_cap_redraws_the_window_and_not_the_scale():
+    """Or else small scales, whose windows show more, would be preferred."""
+    layer = np.ones((200, 300), np.uint8)
+    layer[:, 290:] = 2
+    data = {"masks": layer[None], "labels": np.array([0, 1])}
+    options = {"fit": "native", "scale": (0.5, 2.0)}
+    free, capped = (
+        matrices(Warp((64, 64), max_class_share=share, **options), (200, 300), 800, **data) for share in (1, 0.75)
+    )
+    deciles = [np.quantile(drawn[:, 0, 0], np.linspace(0, 1, 6)) for drawn in (free, capped)]
+    np.testing.assert_allclose(deciles[0], deciles[1], atol=0.08)
+
+
+def test_windows_without_labels_are_drawn_again():
+    layer = np.zeros((64, 256), np.uint8)
+    layer[:, :24] = np.arange(24) // 12 + 1
+    before = Sample(np.zeros((64, 256, 3), np.uint8), layer[None], np.array([0, 1]), np.zeros(2, bool), "x")
+    empty = []
+    for share in (1.0, 0.75):
+        augment = Augment([Warp((64, 64), fit="native", max_class_share=share)])
+        empty.append(np.mean([not augment(before, (key,)).segments.any() for key in range(80)]))
+    assert empty[0] > 0.8
+    assert empty[1] < 0.6
+
+
+@pytest.mark.parametrize("rotate", [(0.0, 0.0), (-30.0, 30.0)])
+def test_windows_hold_the_class_that_was_asked_for(rotate):
+    layer = np.ones((300, 400), np.uint8)
+    layer[250:262, 30:42] = 2  # 144 pixels of class 5
+    before = Sample(np.zeros((300, 400, 3), np.uint8), layer[None], np.array([0, 5]), np.zeros(2, bool), "x")
+    augment = Augment([Warp((96, 96), fit="native", scale=(0.8, 1.5), rotate=rotate, flip=0.5, rare_class_pixels=60)])
+    held = [[(augment(before, (key,), focus=focus).segments == 2).sum() for key in range(40)] for focus in (5, None, 3)]
+    assert min(held[0]) >= 60
+    assert np.mean(np.array(held[1]) == 0) > 0.5
+    assert held[1] == held[2], "a class that the picture does not show changes nothing"
+    again = [(augment(before, (key,), focus=5).segments == 2).sum() for key in range(40)]
+    assert again == held[0]
+    ignored = Augment([Warp((96, 96), fit="native", scale=(0.8, 1.5), rotate=rotate, flip=0.5)])
+    assert (ignored(before, (1,), focus=5).segments == ignored(before, (1,)).segments).all()
+
+
+def test_places_of_the_wanted_class_vary():
+    layer = np.ones((200, 200), np.uint8)
+    layer[100:104, 100:104] = 2
+    before = Sample(np.zeros((200, 200, 3), np.uint8), layer[None], np.array([0, 1]), np.zeros(2, bool), "x")
+    augment = Augment([Warp((64, 64), fit="native", rare_class_pixels=16)])
+    places = np.array([np.argwhere(augment(before, (k,), focus=1).segments[0] == 2)[0] for k in range(100)])
+    assert places.min() < 10
+    assert places.max() > 50
+
+
+# Transforms that ask for more than a picture and its masks, or that answer no 8-bit picture
+SPECIAL = {
+    *(
+        "FDA",
+        "HistogramMatching",
+        "PixelDistributionAdaptation",
+        "TemplateTransform",
+        "MixUp",
+        "Mosaic",
+        "OverlayElements",
+    ),
+    *("RandomCropNearBBox", "TextImage", "AtLeastOneBBoxRandomCrop", "BBoxSafeRandomCrop", "RandomSizedBBoxSafeCrop"),
+    *("MaskDropout", "ToFloat", "FromFloat", "Normalize", "ToTensorV2", "ToTensor3D", "Lambda"),
+}
+NEEDED = {
+    "RandomCrop": {"height": 32, "width": 32},
+    "CenterCrop": {"height": 32, "width": 32},
+    "RandomResizedCrop": {"size": (32, 32)},
+    "RandomSizedCrop": {"min_max_height": (20, 40), "size": (32, 32)},
+    "CropNonEmptyMaskIfExists": {"height": 32, "width": 32},
+    "Resize": {"height": 32, "width": 32},
+    "LongestMaxSize": {"max_size": 32},
+    "SmallestMaxSize": {"max_size": 32},
+    "GridElasticDeform": {"num_grid_xy": (3, 3), "magnitude": 4},
+    "CropAndPad": {"px": 4},
+    "Crop": {"x_max": 32, "y_max": 32},
+}
+
+
+def ready_transforms():
+    """Whatever albumentations exports, less what is listed above."""
+    for name, kind in inspect.getmembers(A, inspect.isclass):
+        is_abstract = not kind.__module__.startswith("albumentations.augmentations") or "Base" in name
+        is_of_pictures = issubclass(kind, A.ImageOnlyTransform | A.DualTransform) and not issubclass(
+            kind, A.Transform3D
+        )
+        if is_of_pictures and not is_abstract and name not in SPECIAL:
+            yield pytest.param(kind, id=name)
+
+
+@pytest.mark.parametrize("kind", list(ready_transforms()))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_any_transform_of_albumentations_works(kind):
+    draw = np.random.default_rng(0)
+    image = cv2.resize(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
+    layers = np.repeat(np.repeat(draw.integers(0, 8, (2, 6, 8)), 8, 1), 8, 2).astype(np.uint8)
+    before = Sample(image, layers, np.arange(7) % 3, np.zeros(7, bool), "x")
+    augment = Augment([kind(**NEEDED.get(kind.__name__, {}), p=1.0)])
+    after, again = augment(before, (1, 2)), augment(before, (1, 2))
+    np.testing.assert_array_equal(after.image, again.image)
+    np.testing.assert_array_equal(after.segments, again.segments)
+    assert after.image.dtype == np.uint8
+    assert after.segments.dtype == np.uint8
+    assert after.segments.shape == (2, *after.image.shape[:2])
+    assert set(np.unique(after.segments)) <= set(range(8))
+    after.target()
+
+
+def test_transforms_describe_themselves_and_travel_to_workers():
+    warp = Warp((20, 30), fit="contain", scale=(0.1, 2.0), place="corner", max_class_share=0.75, rare_class_pixels=9)
+    assert repr(A.from_dict(A.to_dict(warp))) == repr(warp)
+    assert "place='corner'" in repr(warp)
+    augment, before = Augment([warp]), sample(90, 130)
+    again = pickle.loads(pickle.dumps(augment))
+    np.testing.assert_array_equal(augment(before, (3,)).image, again(before, (3,)).image)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scale": (0.0, 1.0)}, "positive"),
         ({"aspect": (2.0, 1.0)}, "positive"),
         ({"fit": "native", "short_side": 5}, "no effect"),
+        ({"fit": "contain", "short_side_range": (5, 6)}, "no effect"),
+        ({"short_side": 5, "short_side_range": (5, 6)}, "not both"),
+        ({"short_side_range": (6, 5)}, "short_side_range.*positive"),
+        ({"short_side": [320, 0]}, "at least 1;"),
+        ({"short_side": 0}, "at least 1;"),
+        ({"short_side": []}, "at least 1;"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):
