@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class _Digest:
         elif isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
             self._write("array", thing.dtype.str, repr(thing.shape))
             self._hash.update(np.ascontiguousarray(thing).data.cast("B") if thing.size else b"")
-        elif isinstance(thing, type | FunctionType | BuiltinFunctionType | MethodType):
+        elif isinstance(thing, type | FunctionType | BuiltinFunctionType):
             self._write("name", f"{thing.__module__}.{thing.__qualname__}")
         elif id(thing) in self._above:
             self._write("above", str(len(self._above) - self._above.index(id(thing))))
