@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from trimask.data.decode import DEFAULT_MAX_PIXELS, max_pixels, read_image, read_mask
 from trimask.data.label_map import LabelMap
@@ -146,6 +146,22 @@ def test_exif_orientation_turns_picture_and_mask_alike(tmp_path, suffix, orienta
     assert (expected.shape == (42, 30, 3)) == (orientation >= 5)
     np.testing.assert_array_equal(read_image(path), expected)
     np.testing.assert_array_equal(read_mask(path), expected)
+
+
+@pytest.mark.parametrize("picture", [Image.fromarray(COLORS), Image.fromarray(VALUES)])
+@pytest.mark.parametrize("where", ["before the pixels", "after the pixels", "as XMP"])
+def test_orientation_of_a_png_wherever_it_is_told(tmp_path, picture, where):
+    exif, info = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6
+    if where == "as XMP":
+        info.add_itxt("XML:com.adobe.xmp", '<x><rdf:Description tiff:Orientation="6"/></x>')
+        picture.save(tmp_path / "a.png", pnginfo=info)
+    elif where == "after the pixels":
+        info.add(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"), after_idat=True)
+        picture.save(tmp_path / "a.png", pnginfo=info)
+    else:
+        picture.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.rot90(np.asarray(picture), -1))
 
 
 def encoded(suffix: str) -> bytes:

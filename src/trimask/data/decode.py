@@ -56,6 +56,7 @@ _LARGE_FILE = 1 << 26  # bytes, above which the header is looked at before the f
 _MAX_PIXEL_BYTES = 16  # twice four channels of 16 bits
 _MAX_JPEG_RATIO = 1024  # pixels a byte, twice what Huffman codes can reach: one bit for each block of 64 pixels
 _MAX_PNG_EXTRA = 1 << 22  # bytes of color profiles and texts
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # the names of what can hold it
 _MAX_PLAIN_EXTRA = 1 << 16  # the same, in a PNG that is nothing but pixels
 # What lies in a data folder under a picture's name, by its first bytes in lower case
 _NO_PICTURES = {
@@ -171,7 +172,11 @@ def _decode(data: bytes, name: str, pixels: Callable[[Image.Image, bytes], NDArr
     with _errors_named(name), _opened(io.BytesIO(data), name) as picture:
         if picture.format == "JPEG":
             _check_jpeg(picture, data)
-        return _upright(pixels(picture, data), picture)
+        raw = pixels(picture, data)
+        # To ask a PNG for its orientation makes Pillow decode it, for it may be told after the pixels.
+        if picture.format == "PNG" and not any(key in data for key in _PNG_ORIENTATION):
+            return raw
+        return _upright(raw, picture)
 
 
 def _check_jpeg(picture: Image.Image, data: bytes) -> None:
