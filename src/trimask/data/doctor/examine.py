@@ -123,17 +123,20 @@ def examine(
 def _joined(findings: list[Finding]) -> Iterator[Finding]:
     """What several annotation files have in common is said once: always if it is the same to the word, and if there are more
     than SEPARATE findings of one kind."""
-    for alike in (lambda f: (f.code, f.severity, f.what.replace(f.where or "\0", "")), lambda f: (f.code, f.severity)):
-        groups: dict[tuple[str, ...], list[Finding]] = {}
-        for finding in findings:
-            groups.setdefault(alike(finding), []).append(finding)
-        few = SEPARATE if len(next(iter(groups), ())) == 2 else 1
-        findings = [f for group in groups.values() for f in (group if len(group) <= few else [_one_of(group)])]
-    yield from findings
+    same: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        said = finding.what.replace(finding.where, "") if finding.where else finding.what
+        same.setdefault((finding.code, finding.severity, said), []).append(finding)
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for group in same.values():
+        one = group[0] if len(group) == 1 else replace(_one_of(group), count=group[0].count, of=group[0].of)
+        kinds.setdefault((one.code, one.severity), []).append(one)
+    for group in kinds.values():
+        yield from group if len(group) <= SEPARATE else [_one_of(group)]
 
 
 def _one_of(group: list[Finding]) -> Finding:
-    """The first, with the names of the others."""
+    """The first, with the names of the others and the sums of all."""
     first, others = group[0], [finding.where for finding in group[1:]]
     return replace(
         first,

@@ -126,14 +126,14 @@ def agreeing(count: int, sentence: str) -> str:
     """ "polygon(s) have no area" -> "1 polygon has no area", "2 polygons have no area"."""
     noun, _, rest = sentence.partition("(s) ")
     verb, _, rest = rest.partition(" ")
-    if verb in ("cannot", "of", "without"):
+    if verb in ("cannot", "of", "without", "shared"):
         return f"{number_of(count, noun)} {verb} {rest}"
     return f"{counted(count, noun, verb)} {rest}"
 
 
 def share(part: float, whole: float) -> str:
     """A share in per cent, never rounded to 0 or 100 where it is not."""
-    if not whole:
+    if not whole or not part:
         return "0 %"
     percent = 100 * part / whole
     if 0 < percent < 0.1:

@@ -40,7 +40,7 @@ class Absent(Check):
             yield Finding(
                 "absent/everywhere",
                 "warning",
-                f"{len(nowhere)} of {len(names)} classes occur in no picture: {some(names[i] for i in nowhere)}.",
+                f"{_of(nowhere, names)} in no picture: {some(names[i] for i in nowhere)}.",
                 "Leave them out of the class list, or find out why: is the map from raw values right, are the ids shifted?",
                 count=len(nowhere),
                 of=len(names),
@@ -55,11 +55,14 @@ class Absent(Check):
             yield Finding(
                 f"absent/{split}",
                 "warning" if split == "train" else "note",
-                f"{len(gone)} of {len(names)} classes occur in other splits but not in {split}: "
-                f"{some(names[i] for i in gone)}. {learned}",
+                f"{_of(gone, names)} in other splits but not in {split}: {some(names[i] for i in gone)}. {learned}",
                 "Divide the pictures so that every class is in every split, or leave these classes out.",
                 count=len(gone),
                 of=len(names),
                 where=split,
                 numbers={"classes": [names[i] for i in gone]},
             )
+
+
+def _of(absent: list[int], names: tuple[str, ...]) -> str:
+    return f"{len(absent)} of {len(names)} classes {'occurs' if len(absent) == 1 else 'occur'}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Where, share, some
+from trimask.data.doctor.findings import Finding, Where, number_of, share, some
 from trimask.data.doctor.subject import Subject
 
 RARE = 0.001  # share of the labelled pixels below which a class is called rare
@@ -100,7 +100,12 @@ class Balance(Check):
                 "balance/rare",
                 "note",
                 f"{len(rare)} of {len(names)} classes have less than {share(RARE, 1)} of the labelled pixels of {split}: "
-                + some([f"{names[i]} ({share(parts[i], 1)}, {counts.pictures[i]:,} pictures)" for i in rare])
+                + some(
+                    [
+                        f"{names[i]} ({share(parts[i], 1)}, {number_of(int(counts.pictures[i]), 'picture')})"
+                        for i in rare
+                    ]
+                )
                 + ".",
                 "Weight the classes (`numbers.class_weights` in the JSON), draw pictures with rare classes more often, or "
                 "use a loss that does not follow area (Dice).",

@@ -124,7 +124,7 @@ class Duplicates(Check):
                 "duplicates/between-sets",
                 "note",
                 group,
-                f"pair(s) of pictures are in {names[0]} and in {names[1]}, or look so alike that they may be one.",
+                f"pair(s) of pictures shared by {names[0]} and {names[1]}, or so alike that they may be one.",
                 "Do not train on one of the two sets and evaluate on the other with these pictures.",
             )
 
@@ -150,9 +150,8 @@ def _finding(code: str, severity: Any, groups: list[Any], what: str, fix: str) -
 
 def _both(group: Any) -> Iterator[Example]:
     """The first two of a group, side by side."""
-    yield Example(
-        group[0].where, "is the same as" if len(group) == 2 else f"is the same as {len(group) - 1} others, such as"
-    )
+    how = "is the same as" if group[0].exact == group[1].exact else "looks like"
+    yield Example(group[0].where, how if len(group) == 2 else f"{how} {len(group) - 1} others, such as")
     yield Example(group[1].where, "this one")
 
 

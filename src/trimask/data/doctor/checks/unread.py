@@ -32,7 +32,7 @@ class Unread(Check):
             "those that are read lack their annotation, or no list names them.",
             count=len(case.unread),
             of=len(case.tree.pictures),
-            where=case.tree.relative(case.tree.folder),
+            where=case.tree.folder.name,
             examples=tuple(Example(Where("", -1, case.tree.relative(path), (path,))) for path in examples),
             numbers={"folders": {case.tree.relative(folder): len(paths) for folder, paths in by_folder.items()}},
         )
