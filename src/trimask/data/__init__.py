@@ -10,6 +10,7 @@ from trimask.data.folder import Folder
 from trimask.data.human import HumanSegmentation
 from trimask.data.labelme import LabelMe
 from trimask.data.nuclei import Nuclei
+from trimask.data.ochuman import OCHuman
 from trimask.data.scalabel import ScalabelDataset
 from trimask.data.shapes import Shapes
 from trimask.data.voc import VOC
@@ -29,6 +30,7 @@ __all__ = [
     "HumanSegmentation",
     "LabelMe",
     "Nuclei",
+    "OCHuman",
     "ScalabelDataset",
     "SegmentationDataModule",
     "Shapes",

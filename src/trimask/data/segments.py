@@ -72,7 +72,7 @@ def pack_runs(runs: Sequence[rle.Runs], size: Size) -> NDArray[Any]:
             layers.append(np.zeros(height * width, dtype))
         layers[layer][pixels] = segment_id
         depth[pixels] = layer + 1
-    return np.stack([np.ascontiguousarray(layer.reshape(width, height).T) for layer in layers])
+    return np.stack([cv2.transpose(layer.reshape(width, height)) for layer in layers])
 
 
 def unpack_runs(segments: NDArray[Any], num_segments: int) -> list[rle.Runs]:
