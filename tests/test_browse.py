@@ -158,7 +158,7 @@ def test_a_folder_of_several_sets_shows_what_it_can(here, monkeypatch, capsys):
     assert browse(["--data", ".", "--number", "2", "--plain", "--out", "out"]) == 0
     assert len(cards(written("out"))) == 3
     assert "gone" in cards(written("out"))[2]
-    assert "left out: The data folder" in capsys.readouterr().out.replace("\n", " ")
+    assert "folder is left out: The data folder" in capsys.readouterr().out.replace("\n", " ")
     assert all(file.name.startswith("0_") for file in Path("out/panels").iterdir())
 
 

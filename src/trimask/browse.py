@@ -39,12 +39,12 @@ def browse(arguments: list[str]) -> int:
         task = progress.add_task("drawing", total=sum(len(view.indices) for view in views))
         sections = [view.section(out / "panels", lambda: progress.advance(task)) for view in views]
     shown, broken = sum(len(view.indices) for view in views), sum(view.num_broken for view in views)
-    sections += [page.section(name, [], "", [page.broken(name, sentence)]) for name, sentence in unusable.items()]
+    sections += [page.section(name, [], "", [page.broken(name, sentence)]) for name, sentence in unusable]
     summary = f"{shown} samples, chosen with seed {options.seed}"
     (out / "index.html").write_text(page.page(f"{label} · {options.split}", summary, sections), encoding="utf-8")
     failed = f", of which {broken} cannot be read" if broken else ""
-    for sentence in unusable.values():
-        console.print(f"left out: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    for name, sentence in unusable:
+        console.print(f"{name} is left out: {sentence}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{shown} samples{failed} -> {out / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -93,16 +93,16 @@ def _prepare(out: Path) -> None:
     (out / "panels").mkdir(parents=True, exist_ok=True)
 
 
-def _views(data: list[NamedData], options: argparse.Namespace) -> tuple[list[_View], dict[str, str]]:
-    """The data sets to draw, and by name why others of a folder of several cannot be drawn."""
-    views, unusable = [], {}
+def _views(data: list[NamedData], options: argparse.Namespace) -> tuple[list[_View], list[tuple[str, str]]]:
+    """The data sets to draw; and the names of those in a folder of several that cannot be drawn, with the reason."""
+    views, unusable = [], []
     for number, named in enumerate(data):
         try:
             views.append(_View(named, options, f"{number}_" if len(data) > 1 else ""))
         except (DataError, UsageError) as error:
             if len(data) == 1:
                 raise
-            unusable[named.name] = str(error)
+            unusable.append((named.name, str(error)))
     return views, unusable
 
 

@@ -1,12 +1,10 @@
 """Which data a command is about: experiments, fragments, files, folders, overrides and everything that can be mistyped."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import yaml
 
 from trimask import experiments
+from trimask.data.recognize import Recognized
 from trimask.errors import UsageError
 from trimask.run.data_source import fragments, resolve
 
@@ -65,18 +63,20 @@ def test_mistakes(arguments, overrides, message):
 
 
 def test_a_folder_is_what_the_recognizer_says(tmp_path, monkeypatch):
-    found = SimpleNamespace(folder=tmp_path / "a", class_path=SHAPES["class_path"], init_args=SHAPES["init_args"])
-    recognizer = SimpleNamespace(recognize=lambda folder: [found, found] if folder == tmp_path else [])
-    monkeypatch.setitem(sys.modules, "trimask.data.recognize", recognizer)
-    both = resolve(None, str(tmp_path))
-    assert [(entry.name, len(entry.data.split("val"))) for entry in both] == [(str(tmp_path / "a"), 2)] * 2
+    def found(folder):
+        return Recognized(folder, SHAPES["class_path"], SHAPES["init_args"])
+
+    known = {tmp_path: [found(tmp_path / "a"), found(tmp_path / "b"), found(tmp_path / "b")]}
+    monkeypatch.setattr("trimask.data.recognize.recognize", known.__getitem__)
+    several = resolve(None, str(tmp_path))
+    assert [len(entry.data.split("val")) for entry in several] == [2, 2, 2]
+    twice = f"{tmp_path / 'b'} (trimask.data.Shapes)"
+    assert [entry.name for entry in several] == [str(tmp_path / "a"), twice, twice]
 
 
 def test_a_fragment_wins_over_a_folder_unless_the_folder_is_written_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes").mkdir()
-    recognizer = SimpleNamespace(recognize=lambda folder: [])
-    monkeypatch.setitem(sys.modules, "trimask.data.recognize", recognizer)
     assert one(None, "shapes").name == "shapes"
     with pytest.raises(UsageError, match=r"shapes has the layout of no data set.*Folder"):
         resolve(None, "./shapes")

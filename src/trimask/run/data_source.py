@@ -6,6 +6,7 @@ block, parsed against the same signatures, with the same overrides on the comman
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,15 @@ def _in_folder(folder: Path, overrides: Sequence[str]) -> list[NamedData]:
             f"{folder} has the layout of no data set that trimask knows. Describe it in a YAML file with a `data:` block "
             f'(trimask.data.Folder reads any pictures and masks; README, "Your own data") and give that file.'
         )
-    return [_built(str(entry.folder), _described(entry.class_path, entry.init_args), overrides) for entry in found]
+    folders = Counter(entry.folder for entry in found)
+    return [
+        _built(
+            f"{entry.folder}{f' ({entry.class_path})' if folders[entry.folder] > 1 else ''}",
+            _described(entry.class_path, entry.init_args),
+            overrides,
+        )
+        for entry in found
+    ]
 
 
 def _described(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
