@@ -1,5 +1,6 @@
 """The command `download`: what it prints, its exit codes, and that the dataset classes read what it leaves."""
 
+import importlib.util
 import io
 import zipfile
 from dataclasses import replace
@@ -94,6 +95,76 @@ def test_camvid_is_read_by_its_class(served, capsys, tmp_path):
     assert not list(root.rglob("*.py"))
     assert {split: len(CamVid(split, root=root)) for split in counts} == counts
     assert not (root / ARCHIVES).exists()
+
+
+def layout(name, case, folder):
+    """Writes a small data set as `tests/data/layouts` knows it; answers the class that reads it and its arguments."""
+    file = Path(__file__).parent / "data" / "layouts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"layouts_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder.mkdir()
+    written = module.CASES[case](folder)
+    package, _, kind = written["class_path"].rpartition(".")
+    return getattr(importlib.import_module(package), kind), written["init_args"]
+
+
+def small_source(name, folder):
+    """The source with as many files as the layout has, and no published checksums."""
+    source, parts = SOURCES[name], {}
+    for part_name, part in source.parts.items():
+        tree = {pattern: len(list(folder.glob(pattern))) for pattern in part.tree}
+        archives = tuple(replace(archive, checksum=None, num_bytes=None) for archive in part.archives)
+        if all(tree.values()):
+            parts[part_name] = Part(part.about, tree, archives)
+    assert parts, "the layout is that of the source"
+    return replace(source, parts=parts)
+
+
+def packed(folder, patterns, start="."):
+    """An archive of the files below a folder that match, as if they lay in `start`."""
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    return archive_of({f"{start}/{file.relative_to(folder).as_posix()}": file.read_bytes() for file in files})
+
+
+@pytest.mark.parametrize(("name", "case"), [("voc", "challenge"), ("ade20k", "both"), ("coco", "instances")])
+def test_what_is_fetched_is_read_under_the_default_root(served, monkeypatch, tmp_path, name, case):
+    kind, arguments = layout(name, case, tmp_path / "made")
+    small = small_source(name, tmp_path / "made")
+    monkeypatch.setattr("trimask.download.SOURCES", {name: small})
+    contents = {
+        archive.name: packed(tmp_path / "made", part.tree, archive.start or ".")
+        for part in small.parts.values()
+        for archive in part.archives
+    }
+    monkeypatch.setattr("trimask.data.download.fetch", lambda urls, file, **_: file.write_bytes(contents[file.name]))
+    assert main(["download", name]) == 0
+    for split in ("train", "val"):
+        expected = kind(split, **arguments)
+        found = kind(split, **{key: value for key, value in arguments.items() if key != "root"}, root=small.folder)
+        assert [found[i].name for i in range(len(found))] == [expected[i].name for i in range(len(expected))]
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "part"),
+    [
+        ("bdd100k", "drivable_masks", "drivable"),
+        ("bdd100k", "semantic_masks", "semantic"),
+        ("bdd100k", "instance_bitmasks", "instances"),
+        ("bdd100k", "panoptic_bitmasks", "panoptic"),
+        ("cityscapes", "release", "pictures,truth"),
+    ],
+)
+def test_what_is_put_there_by_hand_is_read_under_the_default_root(served, monkeypatch, tmp_path, name, case, part):
+    kind, arguments = layout(name, case, tmp_path / "made")
+    release = tmp_path / "made" / SOURCES[name].places[0]
+    monkeypatch.setattr("trimask.download.SOURCES", {name: small_source(name, release)})
+    archives = Path("data", SOURCES[name].folder, "archives")
+    archives.mkdir(parents=True)
+    (archives / "by_hand.zip").write_bytes(packed(tmp_path / "made", ["**/*.*"]))
+    assert main(["download", name, "--only", part]) == 0
+    others = {key: value for key, value in arguments.items() if key != "root"}
+    assert len(kind("train", **others, root=SOURCES[name].folder)) == len(kind("train", **arguments))
 
 
 def test_the_data_folder_is_that_of_the_environment(served, monkeypatch, tmp_path, capsys):
