@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from trimask import experiments
+from trimask.data.datamodule import SegmentationDataModule
 from trimask.data.doctor import Case, Finding, Resolution, Section, Tree, compare, examine, open_case
 from trimask.data.doctor import resolution as resolutions
 from trimask.data.doctor.case import SPLITS
@@ -29,6 +30,7 @@ from trimask.data.doctor.report import Report
 from trimask.data.doctor.thumbnails import thumbnails
 from trimask.data.files import find_root, printable
 from trimask.data.recognize import Recognized, recognize, unrecognized
+from trimask.data.remap import Remapped
 from trimask.errors import OptionParser, UsageError
 from trimask.run.console import console
 from trimask.run.data_source import fragments, resolve
@@ -123,7 +125,17 @@ def _cases(options: argparse.Namespace, overrides: list[str], report: Report) ->
     for named in resolve(options.exp, options.data, overrides=overrides):
         block = named.config["dataset"]
         tree = _tree(block["class_path"], _root_of(block, overrides))
-        yield open_case(named.name, named.data.split, reader=block["class_path"], tree=tree, **rest)
+        yield open_case(named.name, _uncached(named.data), reader=block["class_path"], tree=tree, **rest)
+
+
+def _uncached(data: SegmentationDataModule) -> Callable[[str], Any]:
+    """What training reads, with its classes, but from the files themselves."""
+
+    def make(split: str) -> Any:
+        dataset: Any = data.make_dataset(split)
+        return dataset if data.remap is None else Remapped(dataset, data.remap)
+
+    return make
 
 
 def _is_folder(options: argparse.Namespace) -> bool:

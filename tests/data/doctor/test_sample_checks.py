@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trimask.data.doctor import Finding, open_case
+from trimask.data.doctor import Finding, examine, open_case
 from trimask.data.doctor.resolution import Resolution, from_config, parse
 from trimask.data.folder import Folder
 from trimask.data.shapes import Shapes
+from trimask.data.statistics import count
 from trimask.types import ClassSpec, DataError, Sample
 
 
@@ -338,6 +339,15 @@ def test_one_class_nearly_everywhere_and_the_range_of_two(clean):
     assert (
         found["balance/range"].numbers["smallest"] == found["balance/range"].numbers["largest"] == round(78 / 3072, 5)
     )
+
+
+@pytest.mark.parametrize("masks", [None, [(0, 0), (10, 10), (12, 5)]], ids=["shapes", "overlaps"])
+def test_counts_are_those_that_class_weights_are_made_of(masks):
+    dataset = Shapes("val", length=1, eval_length=6, size=(64, 64)) if masks is None else Drawn(squares(*masks))
+    section = examine(open_case("x", lambda split: dataset, splits=("val",)), workers=0)
+    ours, theirs = section.checks["balance"].splits["val"], count(dataset, progress=False)
+    for name in ("pixels", "pictures", "instances", "pixels_around"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
 
 
 # --- duplicates ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,11 +63,15 @@ class Case:
         """Whether the limit leaves samples out, so that nothing can be said about what is absent."""
         return self.limit is not None and any(len(dataset) > self.limit for dataset in self.datasets.values())
 
-    def samples(self) -> list[tuple[str, int]]:
-        """(split, index) of every sample that is looked at."""
-        return [
-            (split, index) for split, dataset in self.datasets.items() for index in spread(len(dataset), self.limit)
-        ]
+    def samples(self) -> Iterator[Where]:
+        """Every sample that is looked at."""
+        for split, dataset in self.datasets.items():
+            for index in spread(len(dataset), self.limit):
+                yield self.where(split, index)
+
+    def num_samples(self) -> dict[str, int]:
+        """How many these are."""
+        return {split: len(spread(len(dataset), self.limit)) for split, dataset in self.datasets.items()}
 
     def where(self, split: str, index: int) -> Where:
         files = files_of(self.datasets[split], index)
@@ -98,7 +102,7 @@ class Case:
         return [self.unread[index] for index in spread(len(self.unread), min(limits, default=None))]
 
 
-def spread(count: int, limit: int | None) -> Iterable[int]:
+def spread(count: int, limit: int | None) -> Sequence[int]:
     """All of 0..count-1, or `limit` of them, evenly."""
     if limit is None or count <= limit:
         return range(count)

@@ -95,20 +95,17 @@ def examine(
     """
     begin = time.monotonic()
     checks = all_checks() if checks is None else checks
-    looks = [_Look(case.where(split, index)) for split, index in case.samples()]
-    alone = case.alone()
-    looks += [_Look(Where("", -1, case.relative(path), (path,))) for path in alone]
     for check in checks:
         check.prepare(case)
-    counter = _Counter(looks, progress)
-    done = run(
-        _Examiner(case.datasets, checks), counter.count(_work(looks, checks, case)), workers=workers, timeout=timeout
-    )
+    section = Section(case, checks={name_of(check): check for check in checks}, num_samples=case.num_samples())
+    alone = case.alone()
+    section.num_alone = len(alone)
+    counter = _Counter(sum(section.num_samples.values()) + len(alone), progress)
+    work_to_do = counter.count(_work(case, alone, checks))
+    done = run(_Examiner(case.datasets, checks), work_to_do, workers=workers, timeout=timeout)
     for work, result in done:
         _take(work, result, checks)
         counter.step()
-    section = Section(case, checks={name_of(check): check for check in checks}, num_alone=len(alone))
-    section.num_samples = {split: sum(look.where.split == split for look in looks) for split in case.datasets}
     for check in checks:
         if reason := check.skipped(case):
             section.skipped[name_of(check)] = reason
@@ -148,8 +145,9 @@ def _one_of(group: list[Finding]) -> Finding:
     )
 
 
-def _work(looks: list[_Look], checks: list[Check], case: Case) -> Iterator[_Look | _Own]:
-    yield from looks
+def _work(case: Case, alone: list[str], checks: list[Check]) -> Iterator[_Look | _Own]:
+    yield from map(_Look, case.samples())
+    yield from (_Look(Where("", -1, case.relative(path), (path,))) for path in alone)
     for place, check in enumerate(checks):
         for task in check.tasks(case):
             yield _Own(place, task)
@@ -170,8 +168,8 @@ def _take(work: _Look | _Own, result: Any, checks: list[Check]) -> None:
 class _Counter:
     """Counts pieces of work as they are taken and done; the checks' own are not known before they are taken."""
 
-    def __init__(self, looks: list[_Look], progress: Callable[[int, int], None] | None) -> None:
-        self.done, self.taken, self.least, self.progress = 0, 0, len(looks), progress
+    def __init__(self, least: int, progress: Callable[[int, int], None] | None) -> None:
+        self.done, self.taken, self.least, self.progress = 0, 0, least, progress
 
     def count(self, work: Iterator[Any]) -> Iterator[Any]:
         for piece in work:

@@ -16,20 +16,27 @@ from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Where, number_of, share, some
 from trimask.data.doctor.subject import Subject
+from trimask.data.statistics import visible_areas
 
 RARE = 0.001  # share of the labelled pixels below which a class is called rare
 DOMINANT = 0.95
 
 
 class ClassCounts:
-    """Of one split: arrays of one number a class.
+    """Of one split: arrays of one number a class; what `statistics.class_statistics` counts, and more.
 
-    Attributes: pixels; pictures; instances (of things, crowds left out); smallest and largest share of a picture that holds
-    the class; picture_pixels (pixels of the pictures that hold it); labelled and total pixels; number of pictures.
+    Attributes:
+        pixels: of the class; where segments overlap, of the one on top.
+        pictures: that hold the class.
+        instances: of things, without crowds.
+        pixels_around: labelled pixels of the pictures that hold it.
+        smallest, largest: share that it has of a picture that holds it.
+        labelled, total: pixels of the split.
+        num_pictures: of the split.
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.pixels, self.pictures, self.instances, self.picture_pixels = np.zeros((4, num_classes), np.int64)
+        self.pixels, self.pictures, self.instances, self.pixels_around = np.zeros((4, num_classes), np.int64)
         self.smallest, self.largest = np.ones(num_classes), np.zeros(num_classes)
         self.labelled = self.total = self.num_pictures = 0
 
@@ -40,7 +47,7 @@ class ClassCounts:
         for label, count in pixels.items():
             self.pixels[label] += count
             self.pictures[label] += 1
-            self.picture_pixels[label] += labelled
+            self.pixels_around[label] += labelled
             self.smallest[label] = min(self.smallest[label], count / total)
             self.largest[label] = max(self.largest[label], count / total)
         for label, count in instances.items():
@@ -58,9 +65,10 @@ class Balance(Check):
         sample = subject.sample
         if sample is None or subject.classes is None:
             return None
+        areas = subject.areas if len(sample.segments) == 1 else visible_areas(sample)
         pixels: dict[int, int] = {}
         instances: dict[int, int] = {}
-        for label, area, crowd in zip(sample.labels.tolist(), subject.areas.tolist(), sample.is_crowd, strict=True):
+        for label, area, crowd in zip(sample.labels.tolist(), areas.tolist(), sample.is_crowd, strict=True):
             if not 0 <= label < len(subject.classes):
                 return None  # an error of its own
             pixels[label] = pixels.get(label, 0) + area
@@ -83,7 +91,7 @@ class Balance(Check):
         """Median frequency balancing; nan for classes that do not occur."""
         counts = self.splits[split]
         with np.errstate(divide="ignore", invalid="ignore"):
-            frequency = counts.pixels / counts.picture_pixels
+            frequency = counts.pixels / counts.pixels_around
             return np.asarray(np.nanmedian(frequency) / frequency) if counts.pictures.any() else frequency
 
     def findings(self, case: Case) -> Iterator[Finding]:
@@ -107,8 +115,8 @@ class Balance(Check):
                     ]
                 )
                 + ".",
-                "Weight the classes (`numbers.class_weights` in the JSON), draw pictures with rare classes more often, or "
-                "use a loss that does not follow area (Dice).",
+                "Weight the classes (`class_weights: auto` of a loss term), draw pictures with rare classes more often "
+                "(`data.balance`), or use a loss that does not follow area (Dice).",
                 count=len(rare),
                 of=len(names),
                 where=split,

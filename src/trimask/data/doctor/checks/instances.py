@@ -129,7 +129,7 @@ class InstanceFiles(Check):
                         where=file,
                     )
             if not facts.broken:
-                yield from _about_ids(file, facts)
+                yield from _about_ids(file, facts, opens=bool(case.datasets))
                 yield from _about_pictures(file, facts, case)
 
 
@@ -259,7 +259,7 @@ def outside(polygons: Any, size: Size) -> tuple[float, float] | None:
     return worst
 
 
-def _about_ids(file: str, facts: _Facts) -> Iterator[Finding]:
+def _about_ids(file: str, facts: _Facts, *, opens: bool) -> Iterator[Finding]:
     numbers = sorted({number for number, _ in facts.categories if isinstance(number, int)})
     missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
     if missing:
@@ -283,8 +283,8 @@ def _about_ids(file: str, facts: _Facts) -> Iterator[Finding]:
                 count=len(repeated),
                 where=file,
             )
-    if facts.crowds:
-        everything = facts.crowds > facts.annotations / 2
+    everything = facts.crowds > facts.annotations / 2
+    if facts.crowds and (everything or not opens):  # `crowds` says it of samples
         yield Finding(
             "instances/crowds",
             "warning" if everything else "note",
@@ -302,7 +302,7 @@ def _about_ids(file: str, facts: _Facts) -> Iterator[Finding]:
 def _about_pictures(file: str, facts: _Facts, case: Case) -> Iterator[Finding]:
     assert case.tree is not None
     bare = [image.name for number, image in facts.images.items() if not facts.annotated[number]]
-    if bare:
+    if bare and not case.datasets:  # `empty` says it of samples
         yield Finding(
             "instances/no-annotation",
             "note" if len(bare) * 2 < len(facts.images) else "warning",
