@@ -46,6 +46,7 @@ def all_terms():
         ("weighted", lambda: CrossEntropy(weight=0.5, name="weighted")),
         ("smoothed", lambda: CrossEntropy(label_smoothing=0.2, name="smoothed")),
         ("few_kept", lambda: OhemCrossEntropy(min_kept=20, threshold=0.3, name="few_kept")),
+        ("all_pixels", lambda: OhemCrossEntropy(average="all", name="all_pixels")),
         ("per_image", lambda: Lovasz(per_image=True, name="per_image")),
         ("balanced", lambda: Focal(gamma=0.5, alpha=0.25, name="balanced")),
         ("focal_tversky", lambda: trimask.losses.Tversky(alpha=0.3, beta=0.7, gamma=0.75, name="focal_tversky")),

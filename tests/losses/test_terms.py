@@ -64,19 +64,33 @@ def test_cross_entropy_is_torchs(num_channels, label_smoothing, weighted):
     agree(CrossEntropy(class_weights=weights, label_smoothing=label_smoothing), num_channels, oracle)
 
 
+def ohem(full, labels, threshold, min_kept, weight=None):
+    """(B, H, W) mmsegmentation's losses of the pixels that its `OHEMPixelSampler` keeps, 0 elsewhere, and which are kept."""
+    full, valid = two_logits(full), labels != IGNORED
+    truth = labels.masked_fill(~valid, 0)[:, None]
+    probability = full.detach().softmax(1).gather(1, truth)[:, 0]
+    ordered = probability[valid].sort().values
+    limit = max(float(ordered[min(min_kept * len(full), len(ordered) - 1)]), threshold)
+    kept = valid & (probability < limit)
+    return F.cross_entropy(full, truth[:, 0], weight, reduction="none") * kept, kept
+
+
 @pytest.mark.parametrize("num_channels", [1, 4])
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 10**6), (0.3, 0), (0.05, 20), (0.7, 5)])
-def test_ohem_keeps_what_mmsegmentation_keeps(num_channels, threshold, min_kept):
-    def oracle(full, labels):
-        full, valid = two_logits(full), labels != IGNORED
-        truth = labels.masked_fill(~valid, 0)[:, None]
-        probability = full.detach().softmax(1).gather(1, truth)[:, 0]
-        ordered = probability[valid].sort().values
-        limit = max(float(ordered[min(min_kept * len(full), len(ordered) - 1)]), threshold)
-        kept = valid & (probability < limit)
-        return F.cross_entropy(full, truth[:, 0], reduction="none")[kept].mean()
+@pytest.mark.parametrize("average", ["kept", "all"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ohem_keeps_what_mmsegmentation_keeps(num_channels, threshold, min_kept, average, weighted):
+    weights = [0.5, 2.0, 1.0, 3.0][: max(2, num_channels)] if weighted else None
 
-    agree(OhemCrossEntropy(threshold=threshold, min_kept=min_kept), num_channels, oracle)
+    def oracle(full, labels):
+        weight = None if weights is None else torch.tensor(weights, dtype=full.dtype)
+        losses, kept = ohem(full, labels, threshold, min_kept, weight)
+        if average == "kept":
+            return losses.sum() / kept.sum()  # HRNet's
+        return losses.mean() if weight is None else losses.sum() / weight[labels[labels != IGNORED]].sum()
+
+    term = OhemCrossEntropy(threshold=threshold, min_kept=min_kept, average=average, class_weights=weights)
+    agree(term, num_channels, oracle)
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])
@@ -179,6 +193,7 @@ def test_lovasz_is_the_naive_loop(num_channels, per_image, absent):
     [
         lambda: CrossEntropy(label_smoothing=1.5),
         lambda: OhemCrossEntropy(threshold=2.0),
+        lambda: OhemCrossEntropy(average="mean"),
         lambda: Focal(alpha=-1.0),
         lambda: Tversky(gamma=0.0),
     ],

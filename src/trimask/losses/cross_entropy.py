@@ -3,14 +3,19 @@
 Source: `torch.nn.functional.cross_entropy`; OHEM after Shrivastava et al., "Training Region-based Object Detectors with
 Online Hard Example Mining", CVPR 2016, https://arxiv.org/abs/1604.03540, in the form of mmsegmentation's
 `OHEMPixelSampler` (mmseg/structures/sampler/ohem_pixel_sampler.py).
-**Deviations**: the mean of OHEM is over the kept pixels, as in HRNet's `OhemCrossEntropy`; mmsegmentation divides by
-all pixels, so that its value shrinks as fewer pixels are hard.
+**Deviations**: by default the mean of OHEM is over the kept pixels, as in HRNet's `OhemCrossEntropy`; `average="all"` is
+mmsegmentation's division by all pixels, with which the value shrinks as fewer pixels are hard. Neither OHEM looks at class
+weights when it chooses pixels.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, tensor
+from collections.abc import Mapping
+from typing import Literal
 
+from torch import Tensor
+
+from trimask.losses.class_weights import ClassFrequencies, ClassWeights, Rule
 from trimask.losses.dense import DenseTerm, Look, Strip
 
 
@@ -19,7 +24,8 @@ class CrossEntropy(DenseTerm):
 
     Args:
         weight: factor on the value.
-        class_weights: one factor a class, not negative; by default 1.
+        class_weights: one factor a class, not negative; or the rule by which they are made from how often the classes occur
+            in the training split, see `class_weights`; by default 1.
         label_smoothing: share of the truth that is spread evenly over the classes, 0..1. With it the minimum is not 0.
         name: key of the value.
     """
@@ -28,7 +34,7 @@ class CrossEntropy(DenseTerm):
         self,
         *,
         weight: float = 1.0,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | Rule | None = None,
         label_smoothing: float = 0.0,
         name: str = "cross_entropy",
     ) -> None:
@@ -36,34 +42,34 @@ class CrossEntropy(DenseTerm):
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in 0..1; got {label_smoothing}.")
         self.label_smoothing = label_smoothing
-        self.class_weights: Tensor | None
-        self.register_buffer(
-            "class_weights", None if class_weights is None else tensor(class_weights), persistent=False
-        )
+        self.class_weights = ClassWeights(class_weights, name)
+
+    @property
+    def needs_frequencies(self) -> bool:
+        return self.class_weights.rule is not None
+
+    def learn_frequencies(self, frequencies: ClassFrequencies) -> Mapping[str, list[float]]:
+        self.class_weights.learn(frequencies)
+        return {"class weights": self.class_weights.values or []}
 
     def check(self, num_channels: int) -> None:
-        num_classes = max(2, num_channels)
-        if self.class_weights is not None and len(self.class_weights) != num_classes:
-            raise ValueError(
-                f"The term {self.name!r} has {len(self.class_weights)} class weights, but there are {num_classes} "
-                "classes; give one weight a class, in label order."
-            )
+        self.class_weights.check(max(2, num_channels))
 
     def focus(self, look: Look) -> Tensor:
-        if self.class_weights is None:
+        if not self.class_weights.is_given:
             return look.num_valid
-        total = look.total(self.class_weights.to(look.num_valid.dtype)[look.labels])
+        total = look.total(self.class_weights.like(look.num_valid)[look.labels])
         return total.where(total > 0, 1)
 
     def measure(self, strip: Strip, focus: Tensor) -> Tensor:
         """(B, 1, r, W) log-likelihood; `combine` turns the sign, which saves passes over the picture."""
         likelihood = strip.true_log_probability
-        if self.class_weights is not None:
-            likelihood = likelihood * self.class_weights.to(likelihood.dtype)[strip.labels][:, None]
+        if self.class_weights.is_given:
+            likelihood = likelihood * self.class_weights.like(likelihood)[strip.labels][:, None]
         if self.label_smoothing > 0:
             every = strip.log_probabilities
-            if self.class_weights is not None:
-                every = every * self.class_weights.to(likelihood.dtype)[:, None, None]
+            if self.class_weights.is_given:
+                every = every * self.class_weights.like(every)[:, None, None]
             every = every.mean(dim=1, keepdim=True)
             likelihood = (1 - self.label_smoothing) * likelihood + self.label_smoothing * every
         return likelihood
@@ -81,6 +87,9 @@ class OhemCrossEntropy(DenseTerm):
         weight: factor on the value.
         threshold: probability of the true class from which a pixel is easy, 0..1.
         min_kept: pixels to keep, times the number of pictures.
+        class_weights: as for `CrossEntropy`; a factor on the loss of each pixel.
+        average: what the sum is divided by. "kept": the number of kept pixels. "all": the number of all pixels, ignored ones
+            among them as in mmsegmentation; with class weights the sum of those of all valid pixels.
         name: key of the value.
     """
 
@@ -90,6 +99,8 @@ class OhemCrossEntropy(DenseTerm):
         weight: float = 1.0,
         threshold: float = 0.7,
         min_kept: int = 100_000,
+        class_weights: list[float] | Rule | None = None,
+        average: Literal["kept", "all"] = "kept",
         name: str = "ohem_cross_entropy",
     ) -> None:
         super().__init__(weight=weight, name=name)
@@ -97,18 +108,42 @@ class OhemCrossEntropy(DenseTerm):
             raise ValueError(
                 f"OHEM needs a threshold in 0..1 and a min_kept of at least 0; got {threshold} and {min_kept}."
             )
+        if average not in ("kept", "all"):
+            raise ValueError(f"OHEM averages over the pixels that are kept or over all; got {average!r}.")
         self.threshold = threshold
         self.min_kept = min_kept
+        self.average = average
+        self.class_weights = ClassWeights(class_weights, name)
+
+    @property
+    def needs_frequencies(self) -> bool:
+        return self.class_weights.rule is not None
+
+    def learn_frequencies(self, frequencies: ClassFrequencies) -> Mapping[str, list[float]]:
+        self.class_weights.learn(frequencies)
+        return {"class weights": self.class_weights.values or []}
+
+    def check(self, num_channels: int) -> None:
+        self.class_weights.check(max(2, num_channels))
 
     def focus(self, look: Look) -> Tensor:
-        """(B, 1, H, W): 1 / number kept at the hard pixels, 0 elsewhere."""
-        probability = look.pixels(lambda strip: strip.true_log_probability.exp())[0]  # (N,)
+        """(B, 1, H, W): what the loss of each pixel counts, 0 where it is easy or ignored."""
+        kept = self._kept(look)
+        if not self.class_weights.is_given:
+            total = kept.sum() if self.average == "kept" else kept.new_tensor(look.labels.numel())
+            return look.spread(kept[None] / total.clamp(min=1))
+        weights = self.class_weights.like(kept)[look.labels]  # (B, H, W)
+        total = kept.sum() if self.average == "kept" else look.total(weights)
+        return look.spread(kept[None]) * weights[:, None] / total.where(total > 0, 1)
+
+    def _kept(self, look: Look) -> Tensor:
+        """(N,) 1 at the hard ones of the valid pixels, 0 at the others."""
+        probability = look.pixels(lambda strip: strip.true_log_probability.exp())[0]
         threshold = self.threshold
         if len(probability):
             rank = min(self.min_kept * len(look.labels), len(probability) - 1)
             threshold = max(threshold, float(probability.kthvalue(rank + 1).values))
-        kept = (probability < threshold).to(probability.dtype)
-        return look.spread(kept[None] / kept.sum().clamp(min=1))
+        return (probability < threshold).to(probability.dtype)
 
     def measure(self, strip: Strip, focus: Tensor) -> Tensor:
         return -strip.crop(focus) * strip.true_log_probability

@@ -14,7 +14,7 @@ Deviations: gradients flow to the logits only, so a term has no trainable parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes
+from trimask.losses.class_weights import ClassFrequencies
 from trimask.outputs import DenseOutput
 from trimask.types import Target
 
@@ -165,6 +166,15 @@ class DenseTerm(nn.Module):
     def check(self, num_channels: int) -> None:
         """Raise `ValueError` if the term's settings do not fit this many channels (1 stands for two classes)."""
 
+    @property
+    def needs_frequencies(self) -> bool:
+        """Whether `learn_frequencies` has to be called before the first batch."""
+        return False
+
+    def learn_frequencies(self, frequencies: ClassFrequencies) -> Mapping[str, list[float]]:
+        """Told before training how often each class occurs. Answers what was made of it, for the log: (C,) numbers by name."""
+        return {}
+
     def focus(self, look: Look) -> Any:
         """What the other two methods need to know of the whole batch; by default the number of valid pixels."""
         return look.num_valid
@@ -238,13 +248,35 @@ class DenseCriterion(nn.Module):
             answer["aux"] = self.aux_weight * torch.stack(heads).sum()
         return answer
 
+    @property
+    def needs_frequencies(self) -> bool:
+        """Whether a term makes something of how often the classes occur, so that `learn_frequencies` has to be called."""
+        return any(term.needs_frequencies for term in self._all_terms())
+
+    def learn_frequencies(self, frequencies: ClassFrequencies) -> dict[str, list[float]]:
+        """Tells every term, before the first batch, how often each class occurs in the training data.
+
+        Returns:
+            what was made of it, for the log: (C,) numbers by what they are.
+        """
+        return {
+            f"{'aux ' if term not in set(self.terms) else ''}{term.name}: {what}": numbers
+            for term in self._all_terms()
+            if term.needs_frequencies
+            for what, numbers in term.learn_frequencies(frequencies).items()
+        }
+
+    def _all_terms(self) -> list[DenseTerm]:
+        """Each once; auxiliary heads may share those of the main logits."""
+        return list(dict.fromkeys([*self.terms, *self.aux_terms]))
+
     def _check(self, num_channels: int, targets: Sequence[Target]) -> None:
         num_classes = max(2, num_channels)
         if 0 <= self.ignore_index < num_classes:
             raise ValueError(
                 f"ignore_index {self.ignore_index} is one of the network's {num_classes} classes; use e.g. -1."
             )
-        for term in [*self.terms, *self.aux_terms]:
+        for term in self._all_terms():
             term.check(num_channels)
         for target in targets:
             # Reading labels back from another device would stall its queue; there torch's own assertion stops the run.

@@ -6,9 +6,10 @@ and names the numbers that are logged. Everything else is composed from argument
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -23,6 +24,17 @@ from trimask.inference import Whole
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
+
+log = logging.getLogger("trimask")
+
+
+class Frequencies(NamedTuple):
+    """How often each class occurs in the training data, (C,) whole numbers each: pixels, pictures that show it, labelled pixels
+    of these pictures. What a criterion may learn from, and what a checkpoint keeps of it."""
+
+    pixels: list[int]
+    pictures: list[int]
+    pixels_around: list[int]
 
 
 class SegmentationModule(L.LightningModule, ABC):
@@ -86,6 +98,8 @@ class SegmentationModule(L.LightningModule, ABC):
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
         self.last_scores: Any = None
+        self._frequencies: Frequencies | None = None  # what the criterion was told, if it asked
+        self._learned: Mapping[str, Sequence[float]] = {}  # and what it made of that
         if pretrained:
             load_network_weights(self.network, str(pretrained), classes)
         if channels_last:
@@ -190,11 +204,39 @@ class SegmentationModule(L.LightningModule, ABC):
             raise ValueError(
                 f"{type(self).__name__} needs data annotated for {self.question!r}; this dataset offers {sorted(offers)}."
             )
+        if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
+            self._learn_frequencies(self._frequencies_of_data())
+
+    def _frequencies_of_data(self) -> Frequencies:
+        """How often the classes occur in the training split; whole numbers, so equal on every process."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "class_frequencies"):
+            raise ValueError(
+                "The criterion makes class weights from how often the classes occur in the training data, which only a "
+                "SegmentationDataModule tells. Train with `datamodule=`, or list the weights in `class_weights`."
+            )
+        told = data.class_frequencies()
+        return Frequencies(*(np.asarray(getattr(told, name)).tolist() for name in Frequencies._fields))
+
+    def _learn_frequencies(self, frequencies: Frequencies) -> None:
+        criterion: Any = self.criterion
+        self._frequencies, self._learned = frequencies, criterion.learn_frequencies(frequencies)
+
+    def on_train_start(self) -> None:
+        for what, numbers in self._learned.items():
+            listed = [f"{name} {number:.3g}" for name, number in zip(self.classes.names, numbers, strict=True)]
+            log.info(f"{what}: {', '.join(listed)}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["trimask"] = {"classes": self.classes.to_config(), "model": self.config}
+        if self._frequencies is not None:
+            checkpoint["trimask"]["class_frequencies"] = self._frequencies._asdict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = ClassSpec.from_config(checkpoint["trimask"]["classes"])
         if saved.names != self.classes.names:
             raise ValueError(different_classes(saved, self.classes))
+        frequencies = checkpoint["trimask"].get("class_frequencies")
+        if frequencies and getattr(self.criterion, "needs_frequencies", False):
+            # A continued run keeps its class weights, whatever has become of the data.
+            self._learn_frequencies(Frequencies(**frequencies))
