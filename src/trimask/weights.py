@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 # Patterns replaced one after the other in each of our names, or a function of the name. A name that becomes empty
 # has no counterpart in the source (e.g. the mean and std that we keep beside the weights).
@@ -37,10 +39,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader has its own kinds of errors for a broken or unsafe file
         raise ValueError(f"{str(path)!r} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        inside = f"a dict of {listed(weights)}" if isinstance(weights, dict) else f"a {type(weights).__name__}"
-        raise ValueError(f"{str(path)!r} must hold tensors by name; it holds {inside}. Save the state_dict alone.")
-    return weights
+    return tensors_by_name(weights, repr(str(path)))
+
+
+def tensors_by_name(content: Any, where: str) -> dict[str, Tensor]:
+    """The content of a file, if it is tensors (or numpy arrays, which become tensors) by name.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(content, Mapping) and content and all(isinstance(v, Tensor | np.ndarray) for v in content.values()):
+        return {
+            name: value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+            for name, value in content.items()
+        }
+    inside = f"a dict of {listed(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise ValueError(f"{where} must hold tensors by name; it holds {inside}. Save the state_dict alone.")
 
 
 def source_names(names: Iterable[str], table: RenameTable) -> dict[str, str]:
@@ -98,6 +112,20 @@ def split(weights: Mapping[str, Tensor], whole: str, parts: Sequence[str]) -> di
 def is_counter(name: str) -> bool:
     """Whether it counts the batches that a batch norm has seen, which no answer depends on."""
     return name.endswith("num_batches_tracked")
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
+    """Fills a network; every name and shape must fit.
+
+    Raises:
+        ValueError: one does not; the message begins with the subject and names the first misfit.
+    """
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first, *more = (line.strip() for line in str(error).splitlines()[1:])  # below a heading, one line a misfit
+        others = f" ({len(more)} more misfits)" if more else ""
+        raise ValueError(f"{subject} does not fit {type(network).__name__}: {first}{others}") from error
 
 
 def require_same_names(expected: Collection[str], given: Collection[str], *, subject: str = "The weights") -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimask.networks import all_networks
-from trimask.parity import row as parity
+from trimask.networks import all_networks, untrained
+from trimask.parity.row import randomize
 from trimask.types import SegmentationNetwork
 from trimask.weights import is_counter, source_names
 
@@ -16,7 +16,7 @@ def build(kind: type[nn.Module], num_classes: int = 3, *, seed: int = 0, **optio
     """The smallest sensible instance, by the class attribute `tiny`."""
     torch.manual_seed(seed)
     tiny = getattr(kind, "tiny", {"backbone": "test_resnet"})
-    return parity.build(kind, {"num_classes": num_classes, **tiny, **options})
+    return untrained(kind, {"num_classes": num_classes, **tiny, **options})
 
 
 def pictures(*shape: int) -> Tensor:
@@ -32,7 +32,7 @@ def test_networks_are_found() -> None:
 
 @networks
 def test_gradient_reaches_every_parameter(kind: type[nn.Module]) -> None:
-    network = parity.randomize(build(kind)).train()  # branches that begin at a scale of 0 stop gradients
+    network = randomize(build(kind)).train()  # branches that begin at a scale of 0 stop gradients
     output = network(pictures(2, 3, 64, 96))
     loss = sum((logits * torch.randn_like(logits)).sum() for logits in (output.logits, *output.aux))
     loss.backward()

@@ -16,14 +16,14 @@ ALLOWED = {
     "weights": {"types"},
     "layers": {"types", "weights"},
     "networks": {"types", "outputs", "layers", "weights"},
-    "convert": {"types", "weights", "networks"},
+    "convert": {"types", "weights", "networks", "errors"},
     "data": {"types"},
     "losses": {"types", "outputs", "decode"},
     "metrics": {"types"},
     "inference": {"types", "decode"},
     "optim": {"types"},
     "visualise": {"types", "run"},
-    "tasks": {"types", "outputs", "metrics", "inference", "optim", "visualise"},
+    "tasks": {"types", "convert", "weights", "outputs", "metrics", "inference", "optim", "visualise"},
 }
 # libraries -> where they may be used
 LIBRARIES = {

@@ -11,9 +11,8 @@ from trimask.data import Shapes
 from trimask.data.datamodule import collate
 from trimask.losses import CrossEntropy, DenseCriterion, Dice
 from trimask.metrics import SemanticConfusion
-from trimask.networks import all_networks
+from trimask.networks import all_networks, untrained
 from trimask.outputs import DenseOutput
-from trimask.parity import row as parity
 
 MOST_STEPS = 200
 ENOUGH = 0.9
@@ -39,7 +38,7 @@ def test_two_pictures_are_learned_by_heart(kind):
     batch, classes = collate([dataset[0], dataset[1]]), dataset.classes
     torch.manual_seed(0)
     tiny = getattr(kind, "tiny", {"backbone": "test_resnet"})
-    network = parity.build(kind, {"num_classes": len(classes), **tiny}).train()
+    network = untrained(kind, {"num_classes": len(classes), **tiny}).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3  # running statistics must keep up with a run of some dozen steps

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from trimask.networks import untrained
 from trimask.networks.fcn import FCN
 from trimask.outputs import DenseOutput
 from trimask.parity import __main__ as runner
@@ -18,7 +19,6 @@ from trimask.parity.row import (
     Published,
     Reference,
     Row,
-    build,
     compare,
     differences,
     names_of_changeable,
@@ -193,7 +193,7 @@ def test_other_numbers_of_parameters_are_found():
 
 
 def test_nothing_is_left_as_initialized():
-    network = randomize(build(FCN, {"num_classes": 2, "backbone": "test_resnet"}))
+    network = randomize(untrained(FCN, {"num_classes": 2, "backbone": "test_resnet"}))
     for name, value in network.state_dict().items():
         if name not in ("backbone.mean", "backbone.std") and value.numel() > 1:
             assert value.min() < value.max(), name

@@ -112,7 +112,7 @@ def test_a_cut_checkpoint_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("path", ["missing.ckpt", "missing.safetensors"])
 def test_a_missing_file_is_refused(tmp_path, path):
-    with pytest.raises(ValueError, match=r"which does not exist\. Give a trimask \.ckpt or \.safetensors, or false"):
+    with pytest.raises(ValueError, match=r"which does not exist\. Give a trimask \.ckpt or \.safetensors, a rel"):
         module(pretrained=str(tmp_path / path))
     with pytest.raises(ValueError, match="There is no checkpoint"):
         read_checkpoint(tmp_path / path)

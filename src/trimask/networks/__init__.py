@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -19,3 +21,9 @@ def all_networks() -> list[type[nn.Module]]:
         for _, member in inspect.getmembers(module, inspect.isclass)
         if member.__module__ == module.__name__ and issubclass(member, nn.Module) and hasattr(member, "output")
     ]
+
+
+def untrained(kind: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights: none are looked for, whether or not it has a backbone that could start from some."""
+    takes = inspect.signature(kind).parameters
+    return kind(**({"pretrained": False} if "pretrained" in takes else {}), **arguments)

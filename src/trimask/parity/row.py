@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import re
 import time
@@ -17,6 +16,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from trimask.convert import load_released
+from trimask.networks import untrained
 from trimask.outputs import DenseOutput
 from trimask.types import Size
 
@@ -93,7 +93,7 @@ class Count:
 
     def misfits(self) -> list[str]:
         with torch.device("meta"):
-            return self.published.misfits(build(self.network, self.arguments))
+            return self.published.misfits(untrained(self.network, self.arguments))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Row:
         """
         torch.manual_seed(0)
         theirs = randomize(self.reference.build()).eval()
-        ours = build(self.network, self.arguments).eval()
+        ours = untrained(self.network, self.arguments).eval()
         load_released(ours, self.reference.weights(theirs), self.source)
         return ours, theirs
 
@@ -262,12 +262,6 @@ def perturb(network: nn.Module, name: str) -> None:
     """Each element one and a half to two and a half times as large: signs, and so variances, stay valid."""
     tensor = network.state_dict()[name]
     tensor.mul_(1.5 + torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)))
-
-
-def build(network: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
-    """With random weights."""
-    takes = inspect.signature(network).parameters
-    return network(**({"pretrained": False} if "pretrained" in takes else {}), **arguments)
 
 
 @torch.no_grad()

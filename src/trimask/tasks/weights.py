@@ -1,4 +1,4 @@
-"""Weights of a whole network from what trimask has written: a checkpoint or a .safetensors file."""
+"""Weights of a whole network: from what trimask has written, or from a released file of another library."""
 
 from __future__ import annotations
 
@@ -7,41 +7,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trimask.convert import load_released, read_released, require_same_classes
 from trimask.types import ClassSpec
+from trimask.weights import load_strictly
 
 
 def load_network_weights(network: nn.Module, path: str | Path, classes: ClassSpec) -> None:
-    """Fills a network; every key must fit on both sides.
+    """Fills a network; every name must fit on both sides. Class names must be those of the data, where the file has them.
+
+    Args:
+        path: a .ckpt or .safetensors of trimask, or a released file or folder of a library whose names the network knows.
 
     Raises:
-        ValueError: no such file, not a file of trimask, other classes, or keys or shapes that do not fit.
+        ValueError: no such file, damaged, other classes, or names or shapes that do not fit.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(
-            f"`pretrained` names {path}, which does not exist. Give a trimask .ckpt or .safetensors, or false."
+            f"`pretrained` names {path}, which does not exist. Give a trimask .ckpt or .safetensors, a released "
+            "checkpoint of another library, or false."
         )
-    if path.suffix == ".safetensors":
-        try:
-            state = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable .safetensors file: {error}") from error
-    else:
-        checkpoint = read_checkpoint(path)
-        saved = ClassSpec.from_config(checkpoint["trimask"]["classes"])
-        if saved.names != classes.names:
-            raise ValueError(different_classes(saved, classes))
-        state = network_state(checkpoint)
+    released = read_released(path)
+    if released.own and released.classes not in (None, classes.names):
+        raise ValueError(different_classes(released.classes or (), classes))
+    require_same_classes(released, classes.names)
+    if released.own or _has_our_names(network, released.weights):
+        load_strictly(network, released.weights, str(released.path))
+        return
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first, *more = (line.strip() for line in str(error).splitlines()[1:])  # below a heading, one line a misfit
-        others = f" ({len(more)} more misfits)" if more else ""
-        raise ValueError(f"{path} does not fit {type(network).__name__}: {first}{others}") from error
+        load_released(network, released.weights)
+    except ValueError as error:
+        raise ValueError(
+            f"{released.path} was not written by trimask. {error} `python -m trimask.convert` can leave parts out."
+        ) from error
+
+
+def _has_our_names(network: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Whether most names are ours: a file of another variant of the network is ours, too."""
+    own = network.state_dict().keys()
+    return 2 * len(own & weights.keys()) > len(own)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -71,8 +77,9 @@ def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def different_classes(saved: ClassSpec, given: ClassSpec) -> str:
+def different_classes(saved: ClassSpec | tuple[str, ...], given: ClassSpec) -> str:
+    names = saved.names if isinstance(saved, ClassSpec) else saved
     return (
-        f"The checkpoint knows {len(saved)} classes {list(saved.names)}, the data have {len(given)} "
+        f"The checkpoint knows {len(names)} classes {list(names)}, the data have {len(given)} "
         f"{list(given.names)}. Use data with the checkpoint's classes, or train a new network."
     )
