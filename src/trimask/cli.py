@@ -93,4 +93,5 @@ def _list() -> int:
 
 
 def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+    """For the console: no markup, and what is no UTF-8 in a file's name as escapes."""
+    return text.replace("[", "\\[").encode(errors="backslashreplace").decode()
