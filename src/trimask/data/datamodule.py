@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from itertools import count
+from typing import Any, Literal
 
 import albumentations as A
 import cv2
@@ -13,9 +16,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from trimask.data.sampling import EpochBatches, EveryOnce, Key
+from trimask.data.batching import collate as collate
+from trimask.data.batching import collate_in_worker
+from trimask.data.cache import GB, Cached, DiskStore, RamStore, Store
+from trimask.data.fingerprint import fingerprint
+from trimask.data.mix import Mix
+from trimask.data.remap import Remap, Remapped
+from trimask.data.sampling import Balance, EpochBatches, EveryOnce, Key
+from trimask.data.statistics import ClassStatistics, class_statistics
 from trimask.data.transforms import Augment
-from trimask.types import Batch, ClassSpec, DataError, Sample, SegmentationDataset
+from trimask.types import ClassSpec, DataError, Sample, SegmentationDataset
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -24,8 +34,18 @@ class SegmentationDataModule(L.LightningDataModule):
     Args:
         dataset: makes the dataset of a split: called with "train", "val" and "test". In YAML, a class path and the
             arguments that follow `split`. A dataset without a test split gives its validation split for "test".
+        remap: other classes than the dataset's own: merged, ignored, renamed. See `remap.Remap`.
         augment: albumentations transforms of the training pictures, in order; they end at one common size. Validation
             pictures keep their own size.
+        mix: what joins several augmented training pictures, in order; see `mix.CopyPaste` and `mix.Mosaic`.
+        balance: chooses the pictures of an epoch by the classes that they show; by default each comes once. See
+            `sampling.RepeatFactor` and `sampling.RareClass`.
+        cache: keep decoded pictures: "ram" for this run, shared by all its workers and processes of a machine; "disk" for
+            all runs, below $TRIMASK_CACHE (default ~/.cache/trimask). A changed file is decoded again. See `cache`.
+        cache_limit: GB (10^9 bytes) that the cache may take in all; by default half of the free memory, or what the disk has
+            room for. Pictures beyond it are decoded every time.
+        cache_max_side: keep larger training pictures with their longer side this long, in pixels; `augment` then starts from
+            these. By default, and in evaluation always, pictures are kept as they are.
         batch_size: training pictures a step in all: over all devices and accumulated batches.
         eval_batch_size: validation pictures a batch and device.
         num_workers: loader processes a device.
@@ -38,7 +58,13 @@ class SegmentationDataModule(L.LightningDataModule):
         self,
         dataset: Callable[[str], Dataset],
         *,
+        remap: Remap | None = None,
         augment: Sequence[A.BasicTransform] = (),
+        mix: Sequence[Mix] = (),
+        balance: Balance | None = None,
+        cache: Literal["none", "ram", "disk"] = "none",
+        cache_limit: float | None = None,
+        cache_max_side: int | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 4,
         num_workers: int = 2,
@@ -46,10 +72,20 @@ class SegmentationDataModule(L.LightningDataModule):
         check_first: int = 512,
     ) -> None:
         super().__init__()
-        self.make_dataset, self.augment = dataset, Augment(augment)
+        if (cache_limit is not None and cache_limit <= 0) or (cache_max_side is not None and cache_max_side < 1):
+            raise ValueError(
+                f"data.cache_limit (GB) and data.cache_max_side (pixels) are positive; got {cache_limit} and {cache_max_side}."
+            )
+        if cache == "none" and (cache_limit is not None or cache_max_side is not None):
+            raise ValueError("data.cache_limit and data.cache_max_side have no effect without data.cache: ram or disk.")
+        self.make_dataset, self.remap, self.augment, self.mix = dataset, remap, Augment(augment), tuple(mix)
+        self.balance, self.cache, self.cache_limit, self.cache_max_side = balance, cache, cache_limit, cache_max_side
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.seed, self.check_first = num_workers, seed, check_first
-        self._splits: dict[str, SegmentationDataset] = {}
+        self._plain: dict[str, SegmentationDataset] = {}  # as they are made
+        self._splits: dict[str, SegmentationDataset] = {}  # as they are served
+        self._store: Store | None = None
+        self._statistics: ClassStatistics | None = None
         self._checked: set[str] = set()
 
     @property
@@ -65,14 +101,38 @@ class SegmentationDataModule(L.LightningDataModule):
     def split(self, name: str) -> SegmentationDataset:
         """The dataset of a split, made once. Raises DataError where it is empty."""
         if name not in self._splits:
-            dataset: Any = self.make_dataset(name)
-            if len(dataset) == 0:
-                raise DataError(f"The {name} split of {type(dataset).__name__} is empty; check its folder and split.")
-            self._splits[name] = dataset
+            plain: Any = self.make_dataset(name)
+            if len(plain) == 0:
+                raise DataError(f"The {name} split of {type(plain).__name__} is empty; check its folder and split.")
+            self._plain[name] = plain
+            self._splits[name] = self._remapped(self._cached(plain, name))
         return self._splits[name]
+
+    def _cached(self, dataset: SegmentationDataset, name: str) -> SegmentationDataset:
+        if self.cache == "none":
+            return dataset
+        if self._store is None:
+            limit = None if self.cache_limit is None else self.cache_limit * GB
+            self._store = RamStore(limit) if self.cache == "ram" else DiskStore(limit)
+        return Cached(dataset, self._store, max_side=self.cache_max_side if name == "train" else None)
+
+    def _remapped(self, dataset: SegmentationDataset) -> SegmentationDataset:
+        return dataset if self.remap is None else Remapped(dataset, self.remap)
+
+    def class_frequencies(self) -> ClassStatistics:
+        """How often the classes occur in the training split: whole numbers, the same on every process.
+
+        They are counted in whole pictures of full size, before augmentation and balance, once for all runs.
+        """
+        if self._statistics is None:
+            self.split("train")
+            self._statistics = class_statistics(self._remapped(self._plain["train"]))
+        return self._statistics
 
     def setup(self, stage: str) -> None:
         self.check(stage)
+        if isinstance(self._store, RamStore) and torch.distributed.is_initialized():
+            self._store.share()
 
     def check(self, stage: str) -> None:
         """Reads the first pictures of the splits that a stage needs, once, and compares their classes.
@@ -88,15 +148,25 @@ class SegmentationDataModule(L.LightningDataModule):
                     f"The {name} split has the classes {self.split(name).classes.names}, "
                     f"the train split {self.classes.names}; both must be the same list."
                 )
-            check_samples(self.split(name), limit=self.check_first)
+            if _first_of_machine():  # the others would read the same files
+                check_samples(self.split(name), limit=self.check_first)
             self._checked.add(name)
-        if stage == "fit" and len(self.split("train")) < self.batch_size:
-            raise DataError(
-                f"The training split has {len(self.split('train'))} pictures, fewer than one batch of {self.batch_size}; "
-                "lower data.batch_size."
-            )
+        if stage == "fit":
+            if len(self.split("train")) < self.batch_size:
+                raise DataError(
+                    f"The training split has {len(self.split('train'))} pictures, fewer than one batch of "
+                    f"{self.batch_size}; lower data.batch_size."
+                )
+            self._bind_mix()
+            if self.balance:  # one that finds nothing to draw says so now
+                self.balance.draw(self.class_frequencies(), np.random.default_rng(self.seed))
+
+    def _bind_mix(self) -> None:
+        for mix in self.mix:
+            mix.bind(self.classes, self.offers)
 
     def train_dataloader(self) -> ResumableLoader:
+        self._bind_mix()
         trainer = self.trainer
         world = trainer.world_size if trainer else 1
         sampler = EpochBatches(
@@ -106,11 +176,12 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             num_processes=world,
             position=self._batches_trained,
+            draw=partial(self.balance.draw, self.class_frequencies()) if self.balance else None,
         )
         limit = trainer.limit_train_batches if trainer else None
         if limit is not None:
             sampler.num_used = min(len(sampler), limit if isinstance(limit, int) else int(limit * len(sampler)))
-        keyed = _Keyed(self.split("train"), self.augment, self.seed)
+        keyed = _Keyed(self.split("train"), self.augment, self.mix, self.seed)
         return ResumableLoader(keyed, batch_sampler=sampler, **self._loader_settings())
 
     def val_dataloader(self) -> DataLoader:
@@ -128,12 +199,12 @@ class SegmentationDataModule(L.LightningDataModule):
         if len(dataset) < world:
             raise DataError(f"The {name} split has {len(dataset)} pictures for {world} processes; use fewer processes.")
         sampler = EveryOnce(len(dataset), rank=trainer.global_rank if trainer else 0, num_processes=world)
-        keyed = _Keyed(dataset, None, self.seed)
+        keyed = _Keyed(dataset, None, (), self.seed)
         return DataLoader(keyed, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings())
 
     def _loader_settings(self) -> dict[str, Any]:
         return {
-            "collate_fn": collate,
+            "collate_fn": collate_in_worker,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
@@ -169,59 +240,59 @@ class ResumableLoader(DataLoader):
     def state_dict(self) -> dict[str, Any]:
         sampler = self.batch_sampler
         step = sampler.batch_size * sampler.num_processes
-        return {"num_samples": sampler.num_samples, "step": step, "seed": sampler.seed, "used": sampler.num_used}
+        state: dict[str, Any] = {
+            "num_samples": sampler.num_samples,
+            "step": step,
+            "seed": sampler.seed,
+            "used": sampler.num_used,
+        }
+        if sampler.draw is not None:
+            state["balance"] = fingerprint(sampler.draw)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state != self.state_dict():
             raise ValueError(
-                f"The run cannot be continued: it was trained with {state} (pictures, pictures a step, seed, steps an epoch), "
-                f"and the data are now set to {self.state_dict()}. Restore the settings, or start a new run with "
-                "`--model.pretrained=<old checkpoint>`."
+                f"The run cannot be continued: it was trained with {state} (pictures, pictures a step, seed, steps an epoch, how "
+                f"they are chosen), and the data are now set to {self.state_dict()}. Restore the settings, or start a new run "
+                "with `--model.pretrained=<old checkpoint>`."
             )
 
 
 class _Keyed(Dataset):
-    """Samples by (epoch, index), augmented by a draw that depends on (seed, epoch, index) alone."""
+    """Samples by key, augmented and mixed by draws that depend on the seed and the key alone."""
 
-    def __init__(self, dataset: SegmentationDataset, augment: Augment | None, seed: int) -> None:
-        self.dataset, self.augment, self.seed = dataset, augment, seed
+    def __init__(self, dataset: SegmentationDataset, augment: Augment | None, mix: Sequence[Mix], seed: int) -> None:
+        self.dataset, self.augment, self.mix, self.seed = dataset, augment, mix, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        sample = self.dataset[index]
-        return self.augment(sample, (self.seed, epoch, index)) if self.augment else sample
+        sample = self.dataset[key.sample]
+        if self.augment is None:
+            return sample
+        entropy = key.entropy(self.seed)
+        sample = self.augment(sample, entropy, focus=key.focus)
+        if self.mix:
+            # Longer than the entropy of any sample by itself: the draws of the mix, and below those of what it draws.
+            generator = np.random.default_rng((*entropy, 0, 0))
+            others = self._others(self.augment, key, generator)
+            for mix in self.mix:
+                sample = mix(sample, others.__next__, generator)
+        return sample
+
+    def _others(self, augment: Augment, key: Key, generator: np.random.Generator) -> Iterator[Sample]:
+        """Further augmented samples, any but the key's own if there are others."""
+        for number in count(1):
+            index = int(generator.integers(max(len(self) - 1, 1)))
+            index += index >= key.sample and len(self) > 1
+            yield augment(self.dataset[index], (*key.entropy(self.seed), number))
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stacks samples into a batch, padded bottom-right with 0: black, and unlabelled."""
-    height = max(sample.size[0] for sample in samples)
-    width = max(sample.size[1] for sample in samples)
-    channels = {sample.image.shape[2] for sample in samples}
-    if len(channels) > 1:
-        names = [f"{sample.name}: {sample.image.shape[2]}" for sample in samples]
-        raise DataError(f"Pictures of one batch differ in their number of channels ({', '.join(names)}).")
-    targets = [sample.target() for sample in samples]
-    num_layers = max(len(target.segments) for target in targets)
-    widest = max((target.segments.dtype for target in targets), key=lambda dtype: dtype.itemsize)
-    images = torch.zeros(len(samples), channels.pop(), height, width, dtype=torch.uint8)
-    segments = torch.zeros(len(samples), num_layers, height, width, dtype=widest)
-    for i, (sample, target) in enumerate(zip(samples, targets, strict=True)):
-        h, w = sample.size
-        images[i, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)
-        segments[i, : len(target.segments), :h, :w] = target.segments
-    return Batch(
-        images=images,
-        segments=segments,
-        labels=tuple(target.labels for target in targets),
-        is_crowd=tuple(target.is_crowd for target in targets),
-        sizes=tuple(sample.size for sample in samples),
-        names=tuple(sample.name for sample in samples),
-        meta=tuple(sample.meta for sample in samples),
-        num_dropped=sum(target.num_dropped for target in targets),
-    )
+def _first_of_machine() -> bool:
+    """Whether this is the process of a distributed run that speaks for its machine, as torchrun, Lightning and SLURM tell."""
+    return (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0") == "0"
 
 
 def check_samples(dataset: SegmentationDataset, *, limit: int) -> None:
