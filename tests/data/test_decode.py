@@ -1,6 +1,8 @@
 """One policy for picture files. Every way a file can be stored, and every way it can be broken."""
 
 import io
+import struct
+import zlib
 from contextlib import suppress
 
 import cv2
@@ -56,28 +58,48 @@ def test_alpha_is_dropped_from_a_picture_and_kept_in_a_mask(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), rgba)
 
 
+PNG_OPTIONS = ({}, {"compress_level": 0}, {"icc_profile": b"no profile"})
+
+
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
-        *[
-            (mode, options)
-            for mode in ("RGB", "RGBA")
-            for options in ({}, {"compress_level": 0}, {"icc_profile": b"none"})
-        ],
+        *[(mode, options) for mode in ("L", "RGB", "RGBA") for options in PNG_OPTIONS],
+        ("L", {"transparency": 2}),
         ("RGB", {"transparency": (10, 20, 30)}),
     ],
 )
-def test_color_png_equals_pillow_and_nothing_is_printed(tmp_path, capfd, mode, options):
+def test_png_equals_pillow_and_nothing_is_printed(tmp_path, capfd, mode, options):
     """OpenCV decodes; a transparent color adds no channel, and libpng's complaints about profiles do not fill the screen."""
-    picture = Image.fromarray(np.dstack([COLORS, VALUES * 80])[..., : len(mode)])
-    picture.save(tmp_path / "a.png", **options)
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.asarray(Image.open(tmp_path / "a.png")))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLORS)
+    pixels = {"L": VALUES, "RGB": COLORS, "RGBA": np.dstack([COLORS, VALUES * 80])}[mode]
+    Image.fromarray(pixels).save(tmp_path / "a.png", **options)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLORS if mode != "L" else np.dstack([VALUES] * 3))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_color_png_with_a_wrong_checksum_is_refused(tmp_path):
-    Image.fromarray(COLORS).save(tmp_path / "a.png")
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_png_of_few_bits_is_read_as_pillow_reads_it(tmp_path, bits):
+    """Values are spread over a byte, but for one bit, which is 0 and 1 in a mask."""
+    values = VALUES[:, :40] % (1 << bits)
+    rows = np.packbits(np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(30, -1), axis=1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 40, 30, bits, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    factor = 1 if bits == 1 else 255 // ((1 << bits) - 1)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), values * factor)
+
+
+@pytest.mark.parametrize("pixels", [COLORS, VALUES])
+def test_a_png_with_a_wrong_checksum_is_refused(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[data.index(b"IEND") - 5] ^= 1  # in the checksum of the pixels
     (tmp_path / "a.png").write_bytes(data)
