@@ -1,13 +1,14 @@
 """Windows and test-time augmentation equal their plain definitions, at a memory that does not hold the picture's scores."""
 
 import resource
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimask.inference import Sliding, TestTimeAugmentation, Whole, resize
+from trimask.inference import Inference, resize
 from trimask.inference.views import window_starts
 from trimask.outputs import DenseOutput
 from trimask.types import Batch
@@ -71,7 +72,7 @@ def probabilities(logits):
 def test_windows_are_blended_as_in_mmsegmentation(settings, num_classes, align_corners, monkeypatch):
     monkeypatch.setattr("trimask.inference.views.STRIP_BYTES", 4 * 4 * 70 * 7)  # seven rows at a time
     network, pictures = Strided(num_classes, align_corners), batch((64, 70), (30, 25), (33, 90))
-    inference = Sliding(window=(32, 40), stride=(20, 17), max_batch=3, **settings)
+    inference = Inference(window=(32, 40), stride=(20, 17), max_batch=3, **settings)
     answers = inference(network, pictures, lambda output, size: output.semantic(size, scores=True))
     for index, size in enumerate(pictures.sizes):
         image = resize(pictures.image(index), inference.input_size(size))
@@ -87,7 +88,7 @@ def test_windows_are_blended_as_in_mmsegmentation(settings, num_classes, align_c
 @torch.inference_mode()
 def test_each_window_goes_through_once():
     network, pictures = Strided(), batch((200, 90))
-    Sliding(window=(32, 40), stride=(20, 30), max_batch=2)(
+    Inference(window=(32, 40), stride=(20, 30), max_batch=2)(
         network, pictures, lambda output, size: output.semantic(size)
     )
     assert sum(shape[0] for shape in network.seen) == len(window_starts(200, 32, 20)) * len(window_starts(90, 40, 30))
@@ -108,11 +109,11 @@ def test_windows_cover_every_pixel_and_stay_inside(length, window, stride):
     assert len(set(starts)) == len(starts)
 
 
-@pytest.mark.parametrize("inner", [Whole(short_side=40), Sliding(window=(32, 32), short_side=40)])
+@pytest.mark.parametrize("inner", [Inference(short_side=40), Inference(window=(32, 32), short_side=40)])
 @torch.inference_mode()
 def test_augmented_answers_are_the_mean_of_the_looks(inner):
     network, pictures = Strided(), batch((64, 70), (33, 25))
-    augmented = TestTimeAugmentation(scales=(0.5, 1.0, 1.75), inference=inner)
+    augmented = replace(inner, scales=(0.5, 1.0, 1.75), flip=True)
     answers = augmented(network, pictures, lambda output, size: output.semantic(size, scores=True))
     for index, size in enumerate(pictures.sizes):
         looks = []
@@ -120,7 +121,7 @@ def test_augmented_answers_are_the_mean_of_the_looks(inner):
             for flip in (False, True):
                 image = pictures.image(index).flip(-1) if flip else pictures.image(index)
                 resized = resize(image, inner.input_size(size, scale))
-                if isinstance(inner, Sliding):
+                if inner.window:
                     logits = slide(network, resized, (32, 32), (21, 21))
                 else:
                     logits = network(resized[None]).logits
@@ -142,18 +143,21 @@ class Many(nn.Module):
 def test_memory_does_not_hold_the_scores_of_the_picture():
     pictures = batch((4096, 2048))  # its scores alone would take 5 GB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    Sliding(window=(512, 512), stride=(384, 384), max_batch=4)(Many(), pictures, lambda o, size: o.semantic(size))
+    Inference(window=(512, 512), stride=(384, 384), max_batch=4)(Many(), pictures, lambda o, size: o.semantic(size))
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10 < 900  # MiB
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sliding(window=(32, 32), stride=(40, 32)), r"`stride` lies in 1\.\.window.*\(32, 32\) and \(40, 32\)"),
-        (lambda: Sliding(window=(0, 32)), "`window` is at least 1"),
-        (lambda: Sliding(window=(32, 32), size=(4, 4), short_side=3), "contradict"),
-        (lambda: TestTimeAugmentation(scales=()), "at least one"),
-        (lambda: TestTimeAugmentation(scales=(1.0, -1.0)), "positive"),
+        (
+            lambda: Inference(window=(32, 32), stride=(40, 32)),
+            r"`stride` lies in 1\.\.window.*\(32, 32\) and \(40, 32\)",
+        ),
+        (lambda: Inference(window=(0, 32)), "`window` is at least 1"),
+        (lambda: Inference(window=(32, 32), size=(4, 4), short_side=3), "contradict"),
+        (lambda: Inference(scales=()), "at least one"),
+        (lambda: Inference(scales=(1.0, -1.0)), "positive"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, message):

@@ -11,6 +11,7 @@ from torch import nn
 
 from trimask.data import SegmentationDataModule, Shapes
 from trimask.data.datamodule import collate
+from trimask.inference import Inference
 from trimask.losses import BinaryCrossEntropy, CrossEntropy, DenseCriterion, Dice
 from trimask.metrics import SemanticConfusion
 from trimask.outputs import DenseOutput
@@ -132,6 +133,21 @@ def test_a_network_that_cannot_answer_is_refused():
 
     with pytest.raises(ValueError, match=r"SemanticModule needs .* \.semantic\(\); Detector answers Boxes"):
         SemanticModule(CLASSES, Detector, nn.Identity())
+
+
+def test_windows_are_refused_where_the_question_cannot_be_put_to_them():
+    class Things(DenseOutput):
+        instances = DenseOutput.semantic
+
+    class Detector(Tiny):
+        output = Things
+
+    class Detection(SemanticModule):
+        question = "instances"
+
+    Detection(CLASSES, Detector, nn.Identity(), inference=Inference(short_side=32))
+    with pytest.raises(ValueError, match=r"windows, scales or a flip answers semantic; Detection asks for 'instances'"):
+        Detection(CLASSES, Detector, nn.Identity(), inference=Inference(window=(32, 32)))
 
 
 @pytest.mark.parametrize(("classes", "num_outputs"), [(CLASSES, 1), (CLASSES, 5), (TWO, 3)])

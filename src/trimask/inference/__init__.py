@@ -1,9 +1,5 @@
 """How pictures of any size go through a network."""
 
-from trimask.inference.augmented import TestTimeAugmentation
-from trimask.inference.sliding import Sliding
-from trimask.inference.whole import Whole, resize
+from trimask.inference.inference import Inference, resize
 
-Inference = TestTimeAugmentation | Sliding | Whole
-
-__all__ = ["Inference", "Sliding", "TestTimeAugmentation", "Whole", "resize"]
+__all__ = ["Inference", "resize"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from trimask.inference import Whole
+from trimask.inference import Inference
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
@@ -45,7 +45,8 @@ class SegmentationModule(L.LightningModule, ABC):
         network: makes the network for a number of output channels. In YAML, a class path and the arguments after the first.
         criterion: scores an output against targets: `(output, list[Target]) -> {name: weighted scalar}`; the loss is the sum.
         metric: makes the metric for the classes; each task has its paper's as default.
-        inference: how pictures of any size go through the network in evaluation and prediction.
+        inference: how pictures of any size go through the network in evaluation and prediction: whole (`size`, `short_side`,
+            ...), in windows (`window`, `stride`), or looked at several times (`scales`, `flip`). See `trimask.inference`.
         optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
         groups: learning rate and weight decay of the parts of the network.
         schedule: learning rate over the run, in fractions of it.
@@ -67,7 +68,7 @@ class SegmentationModule(L.LightningModule, ABC):
         criterion: nn.Module,
         *,
         metric: Callable[[ClassSpec], Metric] | None = None,
-        inference: Whole | None = None,
+        inference: Inference | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         groups: ParameterGroups | None = None,
         schedule: Schedule | None = None,
@@ -93,7 +94,12 @@ class SegmentationModule(L.LightningModule, ABC):
             )
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
-        self.inference = inference or Whole()
+        self.inference = inference or Inference()
+        if self.question not in self.inference.questions:
+            raise ValueError(
+                f"`inference` with windows, scales or a flip answers {' and '.join(sorted(self.inference.questions))}; "
+                f"{type(self).__name__} asks for {self.question!r}. Leave those settings out."
+            )
         self.make_optimizer, self.groups = optimizer, groups or ParameterGroups()
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.inference.whole import Whole, resize
+from trimask.inference import Inference, resize
 from trimask.outputs import DenseOutput
 from trimask.types import Batch
 
@@ -38,7 +38,7 @@ def semantic(output, size):
 
 def test_native_pictures_go_through_without_their_padding():
     pictures, network = batch((8, 6), (5, 9), (8, 6)), Threshold()
-    answers = Whole()(network, pictures, semantic)
+    answers = Inference()(network, pictures, semantic)
     assert [tuple(images.shape) for images in network.seen] == [(2, 3, 8, 6), (1, 3, 5, 9)]
     for index, answer in enumerate(answers):
         assert torch.equal(answer.labels, (pictures.image(index)[0] > 127).long())
@@ -48,17 +48,17 @@ def test_answers_come_back_in_order_and_at_the_own_size():
     sizes = [(8, 6), (5, 9), (7, 7), (8, 6), (5, 9)]
     pictures = batch(*sizes)
     for settings in ({}, {"size": (16, 16)}, {"short_side": 10, "multiple_of": 4}, {"long_side": 5, "max_batch": 1}):
-        whole = Whole(**settings)
-        answers = whole(Threshold(), pictures, semantic)
+        inference = Inference(**settings)
+        answers = inference(Threshold(), pictures, semantic)
         assert [tuple(answer.labels.shape) for answer in answers] == sizes
         for index, size in enumerate(sizes):
-            alone = Threshold()(resize(pictures.image(index), whole.input_size(size))[None]).semantic(size)[0]
+            alone = Threshold()(resize(pictures.image(index), inference.input_size(size))[None]).semantic(size)[0]
             assert torch.equal(answers[index].labels, alone.labels)
 
 
 def test_max_batch():
     network = Threshold()
-    Whole(size=(4, 4), max_batch=2)(network, batch((8, 6), (5, 9), (7, 7)), semantic)
+    Inference(size=(4, 4), max_batch=2)(network, batch((8, 6), (5, 9), (7, 7)), semantic)
     assert [len(images) for images in network.seen] == [2, 1]
 
 
@@ -77,7 +77,7 @@ def test_max_batch():
     ],
 )
 def test_input_size(settings, size, expected):
-    assert Whole(**settings).input_size(size) == expected
+    assert Inference(**settings).input_size(size) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_input_size(settings, size, expected):
 )
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValueError):
-        Whole(**settings)
+        Inference(**settings)
 
 
 def test_resize_stays_in_range_and_is_antialiased():
