@@ -103,8 +103,9 @@ class Backbone(nn.Module):
         self.body = body
         self.channels: list[int] = body.feature_info.channels()
         self.strides: list[int] = body.feature_info.reduction()
-        self.register_buffer("mean", _per_channel(body.pretrained_cfg["mean"], in_channels))
-        self.register_buffer("std", _per_channel(body.pretrained_cfg["std"], in_channels))
+        mean, std = mean_and_std(body, in_channels)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
         self._padded_to = max(self.strides) if pad_to_stride else 1
         self._channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
 
@@ -116,6 +117,32 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, -width % self._padded_to, 0, -height % self._padded_to))
         maps = self.body(images)
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else list(maps)
+
+
+def whole_model(name: str, *, pretrained: bool | str, **options: Any) -> nn.Module:
+    """timm's model itself with its initial weights, for networks that need more of it than feature maps.
+
+    Args:
+        name, pretrained: see `Backbone`.
+        options: of the timm model.
+
+    Raises:
+        ValueError: a name, options or weights that timm or this machine does not have.
+    """
+    _require_known(name)
+    weights = _initial_weights(name, pretrained)
+    try:
+        return timm.create_model(name, **options, **weights)
+    except OSError as error:
+        raise ValueError(_no_weights(name, f"could not be downloaded ({type(error).__name__})")) from error
+    except Exception as error:  # see _build
+        raise ValueError(f"{name!r} cannot be built: {error}") from error
+
+
+def mean_and_std(body: Any, in_channels: int) -> tuple[Tensor, Tensor]:
+    """(1, in_channels, 1, 1) each, in 0..255: those that a timm model's weights were trained with."""
+    mean, std = (_per_channel(body.pretrained_cfg[key], in_channels) for key in ("mean", "std"))
+    return mean, std
 
 
 def _without_drop_path(body: nn.Module) -> None:

@@ -1,0 +1,100 @@
+"""The linear head beside DINOv2's own function, written out: its code is not on PyPI.
+
+From facebookresearch/dinov2 (Apache-2.0), read and written anew: `interpolate_pos_encoding`, `prepare_tokens_with_masks` and
+`get_intermediate_layers` of dinov2/models/vision_transformer.py; `BNHead` of dinov2/eval/segmentation/models/decode_heads/
+linear_head.py, whose classifier is the `conv_seg` of mmsegmentation's decode heads. The tensors have its names.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trimask.networks.linear import LinearHead
+from trimask.parity.row import Reference, Row
+
+WIDTH, NUM_BLOCKS, NUM_HEADS, GRID, PATCH = 64, 6, 2, 10, 16  # of timm's test_vit, but for layer scales
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-6), nn.LayerNorm(WIDTH, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(WIDTH, 3 * WIDTH), "fc2": nn.Linear(3 * WIDTH, WIDTH)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+
+    def attention(self, x: Tensor) -> Tensor:
+        num_tokens, width = x.shape[1], WIDTH // NUM_HEADS
+        query, key, value = self.attn["qkv"](x).reshape(1, num_tokens, 3, NUM_HEADS, width).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.transpose(-2, -1) / width**0.5).softmax(dim=-1)
+        return self.attn["proj"]((weights @ value).transpose(1, 2).reshape(1, num_tokens, WIDTH))
+
+
+class Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + GRID**2, WIDTH))
+        self.mask_token = nn.Parameter(torch.zeros(1, WIDTH))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, WIDTH, PATCH, PATCH)})
+        self.blocks = nn.ModuleList([Block() for _ in range(NUM_BLOCKS)])
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        if height == width == GRID:
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].reshape(1, GRID, GRID, WIDTH).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, scale_factor=((height + 0.1) / GRID, (width + 0.1) / GRID), mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+    def layers(self, images: Tensor, num_layers: int) -> list[Tensor]:
+        patches = self.patch_embed["proj"](images)
+        height, width = patches.shape[-2:]
+        x = torch.cat([self.cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + self.positions(height, width)
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(self.norm(x)[:, 1:].reshape(1, height, width, WIDTH).permute(0, 3, 1, 2))
+        return outputs[-num_layers:]
+
+
+class Whole(nn.Module):
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.backbone = Backbone()
+        channels = num_layers * WIDTH
+        self.decode_head = nn.ModuleDict({"bn": nn.BatchNorm2d(channels), "conv_seg": nn.Conv2d(channels, 5, 1)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
+        joined = torch.cat(self.backbone.layers(images, self.num_layers), dim=1)
+        return self.decode_head["conv_seg"](self.decode_head["bn"](joined))
+
+
+def _row(num_layers: int) -> Row:
+    return Row(
+        LinearHead,
+        {"num_classes": 5, "backbone": "test_vit", "num_layers": num_layers, "frozen_backbone": False},
+        variant=f"ViT of {NUM_BLOCKS} blocks, last {num_layers}",
+        source="dinov2",
+        reference=Reference("torch", "DINOv2's BNHead, written out", partial(Whole, num_layers), _answer),
+        sizes=((64, 96), (65, 97), (160, 160)),
+        inert=(r"mask_token",),
+        surplus=-WIDTH,  # the token of masked patches
+    )
+
+
+def _answer(network: nn.Module, images: Tensor) -> list[Tensor]:
+    return [network(images)]
+
+
+ROWS = [_row(1), _row(4)]
