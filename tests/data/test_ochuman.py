@@ -87,7 +87,8 @@ def test_a_damaged_record_is_named(root, change, message):
         ({"images": []}, "pictures in all: 0"),
         ({"images": [{"id": 3}]}, "its own `annotations`"),
         ({"images": [{"file_name": "a.jpg", "annotations": []}] * 2}, r"listed twice: 1 \(a\)"),
-        ([], "is an object"),
+        ([], "pictures in all: 0"),
+        ({"images": [3]}, "at byte 12 is no picture"),
     ],
 )
 def test_what_is_not_the_file(root, content, message):

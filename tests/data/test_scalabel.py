@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trimask.data import rle, scalabel_index
+from trimask.data import kept, rle
 from trimask.data.scalabel import ScalabelDataset
 from trimask.data.scalabel_index import open_frames
 from trimask.types import DataError
@@ -79,43 +79,36 @@ def test_frames_are_found_again_where_they_stand(tmp_path):
     assert index.categories == leaves
 
 
-def test_the_index_of_a_large_file_is_kept_until_the_file_changes(tmp_path, monkeypatch, own_cache):
-    monkeypatch.setattr(scalabel_index, "SMALL_FILE", 10)
+@pytest.fixture
+def kept_frames(monkeypatch, own_cache):
+    """The folder in which the index of any file is kept."""
+    monkeypatch.setattr(kept, "SMALL_FILE", 0)
+    return own_cache / "frames"
+
+
+def test_the_index_of_a_large_file_is_kept_until_the_file_changes(tmp_path, kept_frames):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([{"name": "1.jpg", "attributes": {"weather": "clear"}}]))
     first = open_frames(file)
-    assert len(list((own_cache / "frames").iterdir())) == 1
-    monkeypatch.setattr(scalabel_index, "build", lambda *_: pytest.fail("it was kept"))
+    assert len(list(kept_frames.iterdir())) == 1
     again = pickle.loads(pickle.dumps(open_frames(file)))
     assert (again.names, again.tags(0), again.frame(0)) == (first.names, {"weather": "clear"}, first.frame(0))
-    monkeypatch.undo()
-    monkeypatch.setenv("TRIMASK_CACHE", str(own_cache))
-    monkeypatch.setattr(scalabel_index, "SMALL_FILE", 10)
     file.write_text(json.dumps([{"name": "other.jpg"}]))
     with pytest.raises(DataError, match="was changed while it is in use"):
         first.frame(0)
     assert open_frames(file).names == ["other.jpg"]
-    assert len(list((own_cache / "frames").iterdir())) == 1, "the old index is gone"
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zip", None])
-def test_a_damaged_index_is_made_again(tmp_path, monkeypatch, own_cache, damage):
-    monkeypatch.setattr(scalabel_index, "SMALL_FILE", 10)
+def test_a_damaged_index_is_made_again(tmp_path, kept_frames, damage):
     file = tmp_path / "a.json"
     file.write_text(json.dumps([{"name": "1.jpg"}, {"name": "2.jpg"}]))
     open_frames(file)
-    (kept,) = (own_cache / "frames").iterdir()
-    kept.write_bytes(kept.read_bytes()[:200] if damage is None else damage)
+    (place,) = kept_frames.iterdir()
+    whole = place.read_bytes()
+    place.write_bytes(whole[:200] if damage is None else damage)
     assert open_frames(file).names == ["1.jpg", "2.jpg"]
-
-
-def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(scalabel_index, "SMALL_FILE", 10)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TRIMASK_CACHE", str(tmp_path / "file"))
-    (tmp_path / "a.json").write_text(json.dumps([{"name": "1.jpg"}]))
-    with pytest.warns(UserWarning, match="Set TRIMASK_CACHE"):
-        assert len(open_frames(tmp_path / "a.json")) == 1
+    assert place.stat().st_size == len(whole)
 
 
 @pytest.mark.parametrize(

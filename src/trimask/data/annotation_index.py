@@ -11,30 +11,25 @@ that are text, `iscrowd` that is missing (not a crowd), and panoptic files witho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-import warnings
 from array import array
-from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimask.data.json_stream import Element, Stamp, elements, integer, stamp_of, values_at
+from trimask.data.kept import Kind, made_once
 from trimask.types import DataError
 
+LISTS = ("images", "annotations", "categories")
 MAGIC = b"trimask annotation index 1\n"  # changes with the format, and so does the name of every file
-SMALL_FILE = 4 << 20  # bytes; below this, reading again takes a fraction of a second, and no index is left behind
-CHUNK = 1 << 20  # bytes that are read at once
+KEPT = Kind("annotations", ".index", MAGIC.decode())
 _ALIGNMENT = 64
-_TOKEN = 16  # no literal or number that is cut off at the end of a chunk makes the decoder stop further from the end
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 
 Record = dict[str, Any]
 
@@ -51,7 +46,7 @@ class Header(NamedTuple):
     """
 
     source: str
-    stamp: tuple[int, int]
+    stamp: Stamp
     kind: str
     categories: list[Record] | None
     has_images: bool
@@ -105,198 +100,21 @@ class AnnotationIndex:
 
     def read(self, rows: Sequence[int]) -> list[Record]:
         """The annotations of these numbers."""
-        try:
-            with open(self.header.source, "rb", buffering=0) as file:
-                if _stamp(os.fstat(file.fileno())) != self.header.stamp:
-                    raise DataError(f"{self.header.source}: the file was changed while it is in use. Start again.")
-                return [json.loads(_read_at(file, *self._arrays["spans"][row].tolist())) for row in rows]
-        except OSError as error:
-            raise DataError(f"{self.header.source}: cannot be read: {error.strerror}.") from error
+        return values_at(self.header.source, self._arrays["spans"][list(rows)].tolist(), self.header.stamp)
 
     def _text(self, what: str, row: int) -> str:
         start, end = self._arrays[f"{what}_at"][row : row + 2].tolist()
         return self._arrays[what][start:end].tobytes().decode("utf-8")
 
 
-def open_index(path: str | Path, *, cache: str | Path | None = None) -> AnnotationIndex:
-    """The index of an annotation file: mapped from the cache folder, where the first to ask for it has put it.
-
-    Several processes may ask at once: each writes under a name of its own and renames, so that a reader sees a whole index
-    or none. A changed file gets a new index, which replaces the old one. If the cache folder cannot be written, a warning
-    says so and the index is held in memory.
-
-    Args:
-        cache: a folder; by default `annotations` in the folder TRIMASK_CACHE, or else in ~/.cache/trimask, and then files
-            below 4 MB are read anew each time instead.
+def open_index(path: str | Path) -> AnnotationIndex:
+    """The index of an annotation file: mapped from the cache folder, where the first to ask for it has put it; that of a small
+    file is made each time. See `kept.made_once`.
 
     Raises:
         DataError: the file is no COCO-style annotation file; see `build`.
     """
-    source = os.path.realpath(path)
-    try:
-        status = os.stat(source)
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
-    if cache is None and status.st_size < SMALL_FILE:
-        return build(source)
-    file = _cache_file(source, _stamp(status), Path(cache) if cache else _cache_folder())
-    if (index := _mapped(file)) is not None:
-        return index
-    index = build(source)
-    try:
-        _write(file, index)
-    except OSError as error:
-        warnings.warn(
-            f"The index of {source} is held in memory and made again by every run, because {file.parent} cannot be "
-            f"written ({error.strerror}). Set TRIMASK_CACHE to a folder on a disk with space.",
-            stacklevel=2,
-        )
-        return index
-    return _mapped(file) or index
-
-
-def _cache_folder() -> Path:
-    folder = os.environ.get("TRIMASK_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "trimask") / "annotations"
-
-
-def _cache_file(source: str, stamp: tuple[int, int], folder: Path) -> Path:
-    key = hashlib.sha256(repr((MAGIC, stamp)).encode()).hexdigest()[:16]
-    return folder / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}-{key}.index"
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
-
-
-# --- the stream of a file's elements ---
-
-
-class Element(NamedTuple):
-    """One element of a list at the top level of the file, and the bytes where it stands."""
-
-    key: str
-    value: Any
-    start: int
-    length: int
-
-
-def elements(path: str) -> Iterator[Element]:
-    """The elements of `images`, `annotations` and `categories`, in the order of the file; an element ("images", None, 0, 0)
-    tells that a list begins, so that an empty list and none can be told apart.
-
-    Raises:
-        DataError: the file is no JSON, ends early, or is no object with lists of those names.
-    """
-    try:
-        with open(path, "rb") as file:
-            yield from _members(_Text(file, path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-def _members(text: _Text) -> Iterator[Element]:
-    if text.next() != "{":
-        raise text.error("a COCO-style file is an object with `images`, `annotations` and `categories`")
-    text.take("{")
-    while text.next() != "}":
-        key = text.value().value
-        text.take(":")
-        if key in ("images", "annotations", "categories"):
-            if text.next() != "[":
-                raise text.error(f"`{key}` is a list")
-            yield Element(key, None, 0, 0)
-            yield from _list(text, key)
-        else:
-            text.value()
-        if text.next() != "}":
-            text.take(",")
-
-
-def _list(text: _Text, key: str) -> Iterator[Element]:
-    text.take("[")
-    while text.next() != "]":
-        element = text.value()
-        if not isinstance(element.value, dict):
-            raise text.error(f"`{key}` is a list of objects")
-        yield element._replace(key=key)
-        if text.next() != "]":
-            text.take(",")
-    text.take("]")
-
-
-class _Text:
-    """JSON text of which a part is in memory: each character is one byte of the file (Latin-1), so that positions are
-    those of the file. The structure of JSON is ASCII; values with other characters are decoded again as UTF-8.
-    """
-
-    def __init__(self, file: BinaryIO, path: str) -> None:
-        self.file, self.path = file, path
-        self.buffer, self.position = "", 0
-        self.start = (
-            len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else file.seek(0)
-        )  # of the buffer, in the file
-
-    def more(self) -> bool:
-        """Reads on, at least as much as is left; whether there was more."""
-        rest = self.buffer[self.position :]
-        data = self.file.read(max(CHUNK, len(rest)))
-        self.start += self.position
-        self.buffer, self.position = rest + data.decode("latin-1"), 0
-        return bool(data)
-
-    def next(self) -> str:
-        """The next character that is no space."""
-        while True:
-            match = _SPACE.match(self.buffer, self.position)
-            self.position = match.end() if match else self.position
-            if self.position < len(self.buffer):
-                return self.buffer[self.position]
-            if not self.more():
-                raise self.ended()
-
-    def take(self, character: str) -> None:
-        if (found := self.next()) != character:
-            raise self.error(f"{character!r} is expected, {found!r} is found")
-        self.position += 1
-
-    def value(self) -> Element:
-        self.next()
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.buffer, self.position)
-            except json.JSONDecodeError as error:
-                is_cut = error.pos >= len(self.buffer) - _TOKEN or error.msg.startswith("Unterminated")
-                if not is_cut:
-                    self.position = error.pos
-                    raise self.error(error.msg) from error
-                if not self.more():
-                    raise self.ended() from error
-            except (RecursionError, ValueError) as error:
-                raise self.error(f"a value that cannot be read ({error})") from error
-            else:
-                if end < len(self.buffer) or not self.more():  # else a number may go on
-                    return self._element(value, end)
-
-    def _element(self, value: Any, end: int) -> Element:
-        text, start = self.buffer[self.position : end], self.start + self.position
-        self.position = end
-        if not text.isascii():
-            try:
-                value = json.loads(text.encode("latin-1").decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise self.error("text that is not UTF-8") from error
-        return Element("", value, start, len(text))
-
-    def error(self, what: str) -> DataError:
-        return DataError(
-            f"{self.path}: no annotation file that can be read, at byte {self.start + self.position}: {what}."
-        )
-
-    def ended(self) -> DataError:
-        if self.start + len(self.buffer) == 0:
-            return DataError(f"{self.path}: the file is empty (0 bytes). Fetch it again.")
-        return DataError(f"{self.path}: the JSON ends in the middle; the file is truncated. Fetch it again.")
+    return made_once(path, KEPT, make=build, load=_mapped, save=_write)
 
 
 # --- from elements to the index ---
@@ -317,7 +135,7 @@ class _Columns:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.categories: list[Record] | None = None
+        self.categories: list[Record] = []
         self.kinds: set[str] = set()
         self.lists: set[str] = set()
         self.number = _Numbering()
@@ -329,16 +147,22 @@ class _Columns:
         self.has_mask, self.spans = array("b"), array("q")
 
     def add(self, element: Element) -> None:
-        self.lists.add(element.key)
-        if element.value is None:
-            if element.key == "categories":
-                self.categories = []
-        elif element.key == "images":
-            self._image(element.value)
-        elif element.key == "annotations":
+        key, record, is_element, start, _ = element
+        if key == "" and is_element:
+            raise DataError(f"{self.path}: a COCO-style file is an object with {', '.join(LISTS)}; this one is a list.")
+        if key not in LISTS:
+            return
+        if not isinstance(record, dict) if is_element else record != []:
+            raise DataError(f"{self.path}: at byte {start}: `{key}` is a list of objects.")
+        self.lists.add(key)
+        if not is_element:
+            return
+        if key == "images":
+            self._image(record)
+        elif key == "annotations":
             self._annotation(element)
-        elif self.categories is not None:
-            self.categories.append(element.value)
+        else:
+            self.categories.append(record)
 
     def _image(self, record: Record) -> None:
         where = f"{self.path}: the picture {record.get('id', record)!r}"
@@ -397,11 +221,7 @@ def build(source: str) -> AnnotationIndex:
     Raises:
         DataError: it is not JSON, ends early, lacks a key, repeats an id, or has an annotation of no picture.
     """
-    try:
-        stamp = _stamp(os.stat(source))
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
-    columns = _Columns(source)
+    stamp, columns = stamp_of(source), _Columns(source)
     for element in elements(source):
         columns.add(element)
     kind, has_images = columns.kind(), "images" in columns.lists
@@ -411,10 +231,11 @@ def build(source: str) -> AnnotationIndex:
         columns.image_keys = list(columns.number.numbers)
         columns.file_names, columns.sizes = [""] * len(columns.image_keys), array("i", [0, 0] * len(columns.image_keys))
     columns.check_ids()
-    return AnnotationIndex(Header(source, stamp, kind, columns.categories, has_images), _arrays(columns))
+    categories = columns.categories if "categories" in columns.lists else None
+    return AnnotationIndex(Header(source, stamp, kind, categories, has_images), _arrays(columns, stamp))
 
 
-def _arrays(columns: _Columns) -> dict[str, NDArray[Any]]:
+def _arrays(columns: _Columns, stamp: Stamp) -> dict[str, NDArray[Any]]:
     """The columns in the order of the pictures, which keeps the order of the file for the annotations of each."""
     keys = columns.image_keys
     if len(set(keys)) < len(keys):
@@ -426,7 +247,7 @@ def _arrays(columns: _Columns) -> dict[str, NDArray[Any]]:
             picture_of_number[number] = picture
     pictures = picture_of_number[np.frombuffer(columns.image_of, np.int64)]
     if len(pictures) and pictures.min() < 0:
-        raise DataError(_no_such_picture(columns, pictures))
+        raise DataError(_no_such_picture(columns, pictures, stamp))
     order = np.argsort(pictures, kind="stable")
     return {
         "sizes": np.frombuffer(columns.sizes, np.int32).reshape(-1, 2),
@@ -440,10 +261,9 @@ def _arrays(columns: _Columns) -> dict[str, NDArray[Any]]:
     }
 
 
-def _no_such_picture(columns: _Columns, pictures: NDArray[np.int64]) -> str:
+def _no_such_picture(columns: _Columns, pictures: NDArray[np.int64], stamp: Stamp) -> str:
     row = int(np.argmax(pictures < 0))
-    with open(columns.path, "rb") as file:
-        record = json.loads(_read_at(file, columns.spans[2 * row], columns.spans[2 * row + 1]))
+    (record,) = values_at(columns.path, [columns.spans[2 * row : 2 * row + 2]], stamp)
     return (
         f"{columns.path}: the annotation {record.get('id', '')!r} belongs to the picture {record['image_id']!r}, which "
         f"`images` does not list; so do {int((pictures < 0).sum()) - 1} more."
@@ -478,46 +298,20 @@ def _id_of(record: Record, key: str, where: str) -> str | int:
     return value
 
 
-def integer(value: object) -> int | None:
-    """A whole number, also where it is written as text or as 3.0; None for anything else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value) else None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) else None
-
-
-def _read_at(file: Any, start: int, length: int) -> bytes:
-    file.seek(start)
-    return file.read(length)
-
-
 # --- the index on disk: a line that tells the format, the length of the header, the header, the arrays ---
 
 
-def _write(file: Path, index: AnnotationIndex) -> None:
+def _write(index: AnnotationIndex, out: BinaryIO) -> None:
     specs, position = {}, 0
     for name, values in index._arrays.items():
         specs[name] = (values.dtype.str, values.shape, position)
         position += -(-values.nbytes // _ALIGNMENT) * _ALIGNMENT
     header = json.dumps({"header": index.header, "arrays": specs, "num_bytes": position}).encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}.temporary")
-    try:
-        with temporary.open("xb") as out:
-            out.write(MAGIC + len(header).to_bytes(8, "little") + header)
-            out.write(bytes(-out.tell() % _ALIGNMENT))
-            for values in index._arrays.values():
-                out.write(values.tobytes())
-                out.write(bytes(-values.nbytes % _ALIGNMENT))
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for old in file.parent.glob(f"{file.name.partition('-')[0]}-*.index"):
-        if old != file:
-            old.unlink(missing_ok=True)
+    out.write(MAGIC + len(header).to_bytes(8, "little") + header)
+    out.write(bytes(-out.tell() % _ALIGNMENT))
+    for values in index._arrays.values():
+        out.write(values.tobytes())
+        out.write(bytes(-values.nbytes % _ALIGNMENT))
 
 
 def _mapped(file: Path) -> AnnotationIndex | None:

@@ -19,7 +19,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from trimask.data.annotation_index import Record, integer
+from trimask.data.annotation_index import Record
+from trimask.data.json_stream import integer
 from trimask.data.label_map import IGNORE
 from trimask.data.overlaps import VOID
 from trimask.types import ClassSpec, DataError, distinct_colors

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trimask.data import rle
-from trimask.data.annotation_index import AnnotationIndex, Record, integer, open_index
+from trimask.data.annotation_index import AnnotationIndex, Record, open_index
 from trimask.data.categories import (
     LEFT_OUT,
     Choice,
@@ -34,6 +34,7 @@ from trimask.data.categories import (
 )
 from trimask.data.decode import read_image, read_mask
 from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select, sizes_differ
+from trimask.data.json_stream import integer
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.data.overlaps import VOID, Object, Overlap, arrange, check_rule
 from trimask.data.segments import ValueIndex, panoptic_ids, segment_dtype

@@ -25,9 +25,9 @@ from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
 from trimask.data import rle
-from trimask.data.annotation_index import integer
 from trimask.data.decode import decode_image, read_image
 from trimask.data.files import Pair, divide, find_root, inside, locate, repeated_names, select
+from trimask.data.json_stream import integer
 from trimask.data.overlaps import VOID, Object, Overlap, arrange, check_rule
 from trimask.types import ClassSpec, DataError, Sample, Size
 

@@ -11,7 +11,6 @@ crowd here: somebody is in it, and which pixels they cover is not known. There i
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trimask.data import rle
-from trimask.data.annotation_index import elements, integer
 from trimask.data.decode import read_image
 from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select
+from trimask.data.json_stream import elements, integer, stamp_of, values_at
 from trimask.data.overlaps import Object, arrange
 from trimask.types import ClassSpec, DataError, Sample, Size
 
@@ -65,7 +64,7 @@ class OCHuman(Dataset[Sample]):
             raise DataError(f"{folder} holds neither {' nor '.join(FILES)}.")
         self.source, self.images = str(found[0]), str(folder / images)
         self.classes = ClassSpec(["person"], things=[PERSON])
-        pictures = _pictures(self.source)
+        self.stamp, pictures = stamp_of(self.source), _pictures(self.source)
         pairs = [Pair(name, str(row), self.source) for row, name in enumerate(pictures)]
         if lists and split in lists:
             pairs = select(pairs, locate(lists[split], folder))
@@ -105,15 +104,7 @@ class OCHuman(Dataset[Sample]):
         return Sample(image, *truth, name=self.names[index], meta={"image_id": str(record.get("image_id"))})
 
     def _record(self, index: int) -> dict[str, Any]:
-        start, length = self.spans[index].tolist()
-        try:
-            with open(self.source, "rb") as file:
-                file.seek(start)
-                return dict(json.loads(file.read(length)))
-        except OSError as error:
-            raise DataError(f"{self.source}: cannot be read: {error.strerror}.") from error
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{self.source}: the file was changed while it is in use. Start again.") from error
+        return values_at(self.source, [self.spans[index].tolist()], self.stamp)[0]
 
     def _image_path(self, record: dict[str, Any]) -> str:
         return str(inside(Path(self.images), record["file_name"], self.source))
@@ -123,17 +114,15 @@ def _pictures(source: str) -> dict[str, tuple[int, int]]:
     """Name -> where the record of the picture stands in the file, in the file's order."""
     pictures: dict[str, tuple[int, int]] = {}
     repeated = []
-    for element in elements(source):
-        if element.key != "images" or element.value is None:
+    for key, picture, is_element, *span in elements(source):
+        if key != "images" or not is_element:
             continue
-        name = element.value.get("file_name")
-        if not isinstance(name, str) or not name or "annotations" not in element.value:
-            raise DataError(
-                f"{source}: a picture has a `file_name` and its own `annotations`; found {list(element.value)}."
-            )
+        name = picture.get("file_name") if isinstance(picture, dict) else None
+        if not isinstance(name, str) or not name or "annotations" not in picture:
+            raise DataError(f"{source}: at byte {span[0]} is no picture with a `file_name` and its own `annotations`.")
         stem = name.rpartition(".")[0] or name
         repeated += [stem] * (stem in pictures)
-        pictures[stem] = element.start, element.length
+        pictures[stem] = span[0], span[1]
     if repeated or not pictures:
         raise DataError(
             f"{source}: pictures that are listed twice: {listed(repeated)}; pictures in all: {len(pictures)}."

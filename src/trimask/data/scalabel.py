@@ -329,7 +329,8 @@ def _matched(index: FrameIndex, pictures: Mapping[str, Path], *, partial: bool) 
 def _is_whole(file: Path) -> bool:
     """Whether a JSON has frames with areas, and categories; only its beginning and its end are looked at."""
     try:
-        frames = [element.value for element in islice(elements(file, "frames"), _LOOKED_AT) if element.is_element]
+        first = islice(elements(file), _LOOKED_AT)
+        frames = [element.value for element in first if element.is_element and element.key in ("", "frames")]
         labels = [label for frame in frames for label in frame.get("labels") or []]
         if not any(has_area(label, lines_too=False) for label in labels):
             return False

@@ -9,26 +9,23 @@ the first time, 0.02 s from then on, 0.15 ms to read a frame. Own work on the fo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import warnings
 import zipfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimask.data.files import listed, repeated_names
-from trimask.data.json_stream import elements
+from trimask.data.json_stream import elements, stamp_of, values_at
+from trimask.data.kept import Kind, made_once
 from trimask.types import DataError
 
 TAGS = ("weather", "scene", "timeofday")  # the frame attributes of BDD100K that become tags of a sample
-SMALL_FILE = 4 << 20  # bytes; below this, reading again takes a fraction of a second and nothing is left behind
-_FORMAT = "trimask frames 1"  # changes with what is kept
+KEPT = Kind("frames", ".npz", "trimask frames 1")
 
 
 class FrameIndex:
@@ -54,7 +51,7 @@ class FrameIndex:
         tag_table: list[dict[str, str]],
         categories: list[dict[str, Any]] | None,
     ) -> None:
-        self.source, self.stamp, self.names, self.spans = source, tuple(stamp), names, spans
+        self.source, self.stamp, self.names, self.spans = source, (stamp[0], stamp[1]), names, spans
         self.tag_codes, self.tag_table, self.categories = tag_codes, tag_table, categories
 
     def __len__(self) -> int:
@@ -69,56 +66,26 @@ class FrameIndex:
         Raises:
             DataError: the file is gone or was changed since its index was made.
         """
-        start, length = self.spans[row].tolist()
-        try:
-            with open(self.source, "rb", buffering=0) as file:
-                if _stamp(os.fstat(file.fileno())) != self.stamp:
-                    raise DataError(f"{self.source}: the file was changed while it is in use. Start again.")
-                file.seek(start)
-                return json.loads(file.read(length))
-        except OSError as error:
-            raise DataError(f"{self.source}: cannot be read: {error.strerror}.") from error
+        return values_at(self.source, [self.spans[row].tolist()], self.stamp)[0]
 
 
 def open_frames(path: str | Path) -> FrameIndex:
-    """The index of a file; that of a file above 4 MB is kept in the folder `frames` of TRIMASK_CACHE, or else of
-    ~/.cache/trimask, so that it is made once and not once a run, process and split.
-
-    Several processes may ask at once: each writes under a name of its own and renames. A changed file gets a new index. If
-    the folder cannot be written, a warning says so.
+    """The index of a file, from the cache folder where the file is large; see `kept.made_once`.
 
     Raises:
         DataError: the file is no Scalabel file, or two of its frames have the same name.
     """
-    source = os.path.realpath(path)
-    try:
-        stamp = _stamp(os.stat(source))
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}.") from error
-    if stamp[0] < SMALL_FILE:
-        return build(source, stamp)
-    file = _kept_as(source, stamp)
-    if (index := _load(file)) is not None:
-        return index
-    index = build(source, stamp)
-    try:
-        _save(file, index)
-    except OSError as error:
-        warnings.warn(
-            f"The index of {source} is made again by every process, because {file.parent} cannot be written "
-            f"({error.strerror}). Set TRIMASK_CACHE to a folder on a disk with space.",
-            stacklevel=2,
-        )
-    return index
+    return made_once(path, KEPT, make=build, load=_load, save=_save)
 
 
-def build(source: str, stamp: Sequence[int]) -> FrameIndex:
+def build(source: str) -> FrameIndex:
     """Reads a file as a stream."""
+    stamp = stamp_of(source)
     names, spans, codes = [], array("q"), array("i")
     table: dict[tuple[tuple[str, str], ...], int] = {}
     categories = None
-    for element in elements(source, "frames"):
-        if element.is_element:
+    for element in elements(source):
+        if element.is_element and element.key in ("", "frames"):
             frame = element.value
             if not isinstance(frame, dict) or not isinstance(frame.get("name"), str) or not frame["name"]:
                 raise DataError(f"{source}: the frame at byte {element.start} is no object with a `name`.")
@@ -127,7 +94,7 @@ def build(source: str, stamp: Sequence[int]) -> FrameIndex:
             codes.append(table.setdefault(_tags(frame), len(table)))
         elif element.key == "config" and isinstance(element.value, dict) and element.value.get("categories"):
             categories = list(_leaves(element.value["categories"], source))
-        elif element.key == "frames":
+        elif element.key == "frames" and element.value != []:
             raise DataError(f"{source}: `frames` is no list of frames.")
     if not names:
         raise DataError(f"{source}: the file has no frames; a Scalabel file is a list of them, or has it as `frames`.")
@@ -165,17 +132,7 @@ def _leaves(categories: Any, source: str) -> Iterator[dict[str, Any]]:
 # --- kept indexes: one .npz a file ---
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
-
-
-def _kept_as(source: str, stamp: Sequence[int]) -> Path:
-    folder = Path(os.environ.get("TRIMASK_CACHE") or "~/.cache/trimask").expanduser().absolute()
-    state = hashlib.sha256(repr((_FORMAT, *stamp)).encode()).hexdigest()[:16]
-    return folder / "frames" / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}-{state}.npz"
-
-
-def _save(file: Path, index: FrameIndex) -> None:
+def _save(index: FrameIndex, out: BinaryIO) -> None:
     texts = {
         "source": index.source,
         "stamp": index.stamp,
@@ -183,18 +140,8 @@ def _save(file: Path, index: FrameIndex) -> None:
         "tag_table": index.tag_table,
         "categories": index.categories,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}.temporary")
-    try:
-        with temporary.open("xb") as out:
-            header = np.frombuffer(json.dumps(texts).encode(), np.uint8)
-            np.savez(out, header=header, spans=index.spans, tag_codes=index.tag_codes)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for old in file.parent.glob(f"{file.name.partition('-')[0]}-*.npz"):
-        if old != file:
-            old.unlink(missing_ok=True)
+    header = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+    np.savez(out, header=header, spans=index.spans, tag_codes=index.tag_codes)
 
 
 def _load(file: Path) -> FrameIndex | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from trimask.data.doctor.json_stream import elements
 from trimask.data.doctor.tree import Tree
+from trimask.data.json_stream import elements
 from trimask.types import DataError
 
 Kind = Literal["instances", "panoptic", "frames", "labelme", "other", "broken"]
@@ -26,15 +26,26 @@ def kind_of(path: Path) -> Kind:
     """ "instances" and "panoptic" are COCO's, "frames" is Scalabel's (BDD100K), "labelme" LabelMe's own."""
     keys: set[str] = set()
     try:
-        for place, (key, element) in enumerate(elements(path)):
+        for place, (key, element, is_element, *_) in enumerate(elements(path)):
             keys.add(key)
-            if isinstance(element, dict) and (kind := _kind_of_element(key, element)):
+            if is_element and isinstance(element, dict) and (kind := _kind_of_element(key, element)):
                 return kind
             if place > ENOUGH and "images" not in keys:
                 return "other"
     except DataError:
         return "broken"
     return "other"
+
+
+def objects(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, object) for all that lists of these names hold, "" being a file that is a list; what is no object is left out.
+
+    Raises:
+        DataError: the file cannot be read to its end.
+    """
+    for key, value, is_element, *_ in elements(path):
+        if is_element and key in keys and isinstance(value, dict):
+            yield key, value
 
 
 def _kind_of_element(key: str, element: dict[str, Any]) -> Kind | None:

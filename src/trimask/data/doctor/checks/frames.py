@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trimask.data.doctor.annotation_files import annotation_files
+from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, some
-from trimask.data.doctor.json_stream import elements
 from trimask.data.doctor.subject import File
+from trimask.data.json_stream import elements
 from trimask.types import DataError, Size
 
 OUTSIDE = 0.5  # pixels that a vertex may lie off the picture
@@ -72,9 +72,7 @@ class FrameFiles(Check):
     def _batches(self, path: Path, name: str, pictures: dict[str, str]) -> Iterator[_Batch]:
         size, categories = _config(path)
         frames: list[tuple[dict[str, Any], str | None]] = []
-        for key, frame in elements(path):
-            if key not in ("", "frames") or not isinstance(frame, dict):
-                continue
+        for _, frame in objects(path, "", "frames"):
             base = os.path.basename(str(frame.get("name")))
             if base not in pictures:
                 self.gone[name].append(base)
@@ -158,7 +156,7 @@ class FrameFiles(Check):
 
 def _config(path: Path) -> tuple[Size | None, frozenset[str] | None]:
     """The size and the categories that the file states for all frames."""
-    for key, value in elements(path):
+    for key, value, *_ in elements(path):
         if key == "config" and isinstance(value, dict):
             size, categories = value.get("imageSize"), value.get("categories")
             names = {str(c.get("name")) for c in categories or [] if isinstance(c, dict)}

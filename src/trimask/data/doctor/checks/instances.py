@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trimask.data import rle
-from trimask.data.doctor.annotation_files import annotation_files
+from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, share, some
-from trimask.data.doctor.json_stream import elements
 from trimask.types import DataError, Size
 
 BATCH = 200  # annotations of one task
@@ -134,20 +133,18 @@ class InstanceFiles(Check):
 
 
 def _batches(path: Path, name: str, facts: _Facts, limit: int | None) -> Iterator[_Batch]:
-    for key, element in elements(path):
-        if key == "images" and isinstance(element, dict):
+    for key, element in objects(path, "images", "categories"):
+        if key == "images":
             number = element.get("id")
             if number in facts.images:
                 facts.repeated_images.append(number)
             facts.images[number] = _Image(_size(element), str(element.get("file_name", number)))
-        elif key == "categories" and isinstance(element, dict):
+        else:
             facts.categories.append((element.get("id"), str(element.get("name"))))
     kept = None if limit is None else {list(facts.images)[index] for index in spread(len(facts.images), limit)}
     categories = frozenset(number for number, _ in facts.categories)
     batch: list[dict[str, Any]] = []
-    for key, element in elements(path):
-        if key != "annotations" or not isinstance(element, dict):
-            continue
+    for _, element in objects(path, "annotations"):
         _count(element, facts)
         if kept is None or element.get("image_id") in kept or element.get("image_id") not in facts.images:
             batch.append(element)

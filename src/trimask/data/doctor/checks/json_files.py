@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from trimask.data.doctor.annotation_files import MAX_JSON
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Gathered, Where, number_of, some
-from trimask.data.doctor.json_stream import elements
+from trimask.data.json_stream import elements
 from trimask.types import DataError
 
 ENTRIES = 2000  # of a file, that are searched for numbers written as text
@@ -33,7 +32,7 @@ class JsonFiles(Check):
         path, name = task
         texts: dict[str, str] = {}
         try:
-            for place, (key, element) in enumerate(elements(Path(path))):
+            for place, (key, element, *_) in enumerate(elements(path)):
                 if place < ENTRIES:
                     _numbers_as_text(element, key, DEPTH, texts)
         except DataError as error:

@@ -16,8 +16,8 @@ from trimask.data.doctor.annotation_files import annotation_files
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Gathered, Where, number_of
-from trimask.data.doctor.json_stream import elements
 from trimask.data.doctor.subject import File
+from trimask.data.json_stream import elements
 from trimask.types import DataError
 
 OUTSIDE = 1.0  # pixels that a vertex may lie off the picture
@@ -94,8 +94,8 @@ def _first(gathered: Gathered) -> str:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     shapes, facts = [], {}
-    for key, value in elements(path):
-        if key == "shapes" and isinstance(value, dict):
+    for key, value, is_element, *_ in elements(path):
+        if is_element and key == "shapes" and isinstance(value, dict):
             shapes.append(value)
         elif key in ("imagePath", "imageHeight", "imageWidth", "imageData"):
             facts[key] = bool(value) if key == "imageData" else value

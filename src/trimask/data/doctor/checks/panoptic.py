@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trimask.data.decode import read_mask
-from trimask.data.doctor.annotation_files import annotation_files
+from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, some
-from trimask.data.doctor.json_stream import elements
 from trimask.data.segments import panoptic_ids
 from trimask.types import DataError
 
@@ -88,13 +87,8 @@ class PanopticFiles(Check):
     def _tasks_of(
         self, path: Path, name: str, categories: frozenset[Any] | None, by_name: dict[str, list[str]], limit: int | None
     ) -> Iterator[_Task]:
-        count = sum(key == "annotations" for key, _ in elements(path)) if limit else 0
-        kept = set(spread(count, limit)) if limit else None
-        place = -1
-        for key, entry in elements(path):
-            if key != "annotations" or not isinstance(entry, dict):
-                continue
-            place += 1
+        kept = set(spread(sum(1 for _ in objects(path, "annotations")), limit)) if limit else None
+        for place, (_, entry) in enumerate(objects(path, "annotations")):
             if kept is not None and place not in kept:
                 continue
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -140,7 +134,7 @@ class PanopticFiles(Check):
 
 def _categories(path: Path) -> frozenset[Any] | None:
     """The ids of the file's categories; None where it has no list of them."""
-    found = [element.get("id") for key, element in elements(path) if key == "categories" and isinstance(element, dict)]
+    found = [category.get("id") for _, category in objects(path, "categories")]
     return frozenset(found) or None
 
 
