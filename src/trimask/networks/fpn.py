@@ -1,0 +1,200 @@
+"""Semantic FPN: a feature pyramid whose levels are brought to one size step by step, and added.
+
+Source: Kirillov, Girshick, He, Dollár, "Panoptic Feature Pyramid Networks", CVPR 2019, arXiv:1901.02446, section 3 (its
+branch for semantic segmentation), on the pyramid of Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
+arXiv:1612.03144. The form is that of mmsegmentation's configs/_base_/models/fpn_r50.py (Apache-2.0). With the same weights the
+logits are mmseg's; with `norm="group", smooth=False, align_corners=True` they are those of `FPN` of
+segmentation_models_pytorch (MIT) (`make parity`).
+
+**Deviations**
+- From the paper, as in mmseg: batch instead of group normalization (`norm="group"` is the paper's), dropout before the
+  classifier, no scores of "other" things.
+- From mmseg: timm's plain ResNet-50 by default; mmseg's is V1c, timm's `resnet50c.gluon_in1k`.
+- From smp: pictures of any size; smp refuses all but multiples of 32. Its default dropout is 0.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trimask.layers.backbone import Backbone
+from trimask.layers.backbone_names import MMSEG, SMP, SMP_TIMM, convert_mmseg
+from trimask.layers.convs import ConvNormReLU
+from trimask.outputs import DenseOutput
+from trimask.weights import RenameTable
+
+NUM_LEVELS = 4
+NUM_GROUPS = 32  # of group normalization, as in its paper
+Norm = Literal["batch", "group"]
+
+_SMP = (
+    (r"^pyramid\.laterals\.3\.", "decoder.p5."),
+    *((rf"^pyramid\.laterals\.{level}\.", f"decoder.p{level + 2}.skip_conv.") for level in range(3)),
+    # smp counts levels from the coarsest, and an upsampling is part of the convolution before it
+    *(
+        (rf"^head\.levels\.{level}\.{2 * step}\.", f"decoder.seg_blocks.{3 - level}.block.{step}.block.")
+        for level in range(4)
+        for step in range(3)
+    ),
+    (r"\.block\.conv\.", ".block.0."),
+    (r"\.block\.norm\.", ".block.1."),
+    (r"^head\.classify\.", "segmentation_head.0."),
+)
+
+
+class FPN(nn.Module):
+    """One logit a class at every cell of stride 4 (of the backbone's finest level that is used).
+
+    Args:
+        num_classes: channels of the logits.
+        backbone: timm name; its last four levels are used.
+        pretrained: see `Backbone`.
+        in_channels: channels of the pictures.
+        pyramid_channels: width of the pyramid.
+        channels: width of the head.
+        norm: normalization in the head, "batch" or "group".
+        smooth: a 3x3 convolution behind each level of the pyramid.
+        align_corners: how the head brings levels and logits to a larger size.
+        dropout: rate at which whole channels are dropped before the classifier.
+
+    Raises:
+        ValueError: see `Backbone`; or the head's width cannot be divided into groups.
+    """
+
+    output = DenseOutput
+    RENAMES: ClassVar[dict[str, RenameTable]] = {
+        "mmseg": (
+            *MMSEG,
+            (r"^pyramid\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
+            (r"^pyramid\.smooth\.(\d)\.", r"neck.fpn_convs.\1.conv."),
+            (r"^head\.levels\.", "decode_head.scale_heads."),
+            (r"^(decode_head\.scale_heads\.\d\.\d)\.norm\.", r"\1.bn."),
+            (r"^head\.classify\.", "decode_head.conv_seg."),
+        ),
+        "smp": (*SMP, *_SMP),
+        "smp_timm": (*SMP_TIMM, *_SMP),
+    }
+    CONVERSIONS: ClassVar = {"mmseg": convert_mmseg}
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "resnet50",
+        pretrained: bool | str = True,
+        in_channels: int = 3,
+        pyramid_channels: int = 256,
+        channels: int = 128,
+        norm: Norm = "batch",
+        smooth: bool = True,
+        align_corners: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels)
+        self.pyramid = FeaturePyramid(self.backbone.channels[-NUM_LEVELS:], pyramid_channels, smooth=smooth)
+        self.head = SemanticHead(
+            pyramid_channels,
+            num_classes,
+            strides=self.backbone.strides[-NUM_LEVELS:],
+            channels=channels,
+            norm=norm,
+            align_corners=align_corners,
+            dropout=dropout,
+        )
+
+    def forward(self, images: Tensor) -> DenseOutput:
+        """(B, in_channels, H, W) in 0..255 -> logits (B, num_classes, h, w) at the stride of the finest level."""
+        levels = self.pyramid(self.backbone(images)[-NUM_LEVELS:])
+        return DenseOutput(self.head(levels), align_corners=self.align_corners)
+
+
+class FeaturePyramid(nn.Module):
+    """Maps of a backbone, finest first -> as many maps of one width, each with what the coarser ones know."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int, *, smooth: bool) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.smooth: nn.ModuleList | None = None
+        if smooth:
+            self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # as mmseg: Glorot's uniform initialization
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.get_parameter("bias"))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """(B, in_channels[i], h_i, w_i) -> (B, channels, h_i, w_i)."""
+        levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        for fine in range(len(levels) - 2, -1, -1):
+            size = levels[fine].shape[-2:]
+            levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], size, mode="nearest")
+        if self.smooth is None:
+            return levels
+        return [smooth(x) for smooth, x in zip(self.smooth, levels, strict=True)]
+
+
+class SemanticHead(nn.Module):
+    """Levels of a pyramid, finest first -> logits at the size of the finest; see `FPN` for the arguments.
+
+    A level goes through as many convolutions, each followed by twofold upsampling, as it is coarser than the finest; that
+    one goes through one convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        strides: Sequence[int],
+        channels: int,
+        norm: Norm,
+        align_corners: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.levels = nn.ModuleList()
+        for stride in strides:
+            doublings = int(math.log2(stride / strides[0]))
+            convs: list[nn.Module] = []
+            for step in range(max(1, doublings)):
+                convs.append(_conv(in_channels if step == 0 else channels, channels, norm))
+                if doublings:
+                    convs.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=align_corners))
+            self.levels.append(nn.Sequential(*convs))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = nn.Conv2d(channels, num_classes, 1)
+        _initialize(self)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """(B, in_channels, h_i, w_i) -> (B, num_classes, h_0, w_0)."""
+        finest, *coarser = (convs(x) for convs, x in zip(self.levels, levels, strict=True))
+        for x in coarser:  # doubled sizes may be a cell too large
+            finest = finest + F.interpolate(x, finest.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+        return self.classify(self.dropout(finest))
+
+
+def _conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNormReLU:
+    """3x3 convolution, normalization, ReLU."""
+    block = ConvNormReLU(in_channels, out_channels)
+    if norm == "group":
+        if out_channels % NUM_GROUPS:
+            raise ValueError(f"Group normalization needs a multiple of {NUM_GROUPS} channels; got {out_channels}.")
+        block.norm = nn.GroupNorm(NUM_GROUPS, out_channels)  # type: ignore[assignment]
+    return block
+
+
+def _initialize(head: SemanticHead) -> None:
+    """As mmseg: He's normal initialization (fan out), a classifier that starts near zero."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(head.classify.weight, std=0.01)
+    nn.init.zeros_(head.classify.get_parameter("bias"))
