@@ -7,6 +7,7 @@ linear_head.py, whose classifier is the `conv_seg` of mmsegmentation's decode he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,53 +17,75 @@ from torch.nn import functional as F
 from trimask.networks.linear import LinearHead
 from trimask.parity.row import Reference, Row
 
-WIDTH, NUM_BLOCKS, NUM_HEADS, GRID, PATCH = 64, 6, 2, 10, 16  # of timm's test_vit, but for layer scales
+WIDTH, NUM_BLOCKS, NUM_HEADS, GRID, PATCH = 64, 6, 2, 10, 16  # of timm's test_vit, which has no layer scales
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    """A block as all plain transformers have it, with timm's and DINOv2's names."""
+
+    def __init__(self, num_heads: int = NUM_HEADS, *, mlp_ratio: int = 3, eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=1e-6), nn.LayerNorm(WIDTH, eps=1e-6)
+        hidden = mlp_ratio * WIDTH
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps=eps), nn.LayerNorm(WIDTH, eps=eps)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)})
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(WIDTH, 3 * WIDTH), "fc2": nn.Linear(3 * WIDTH, WIDTH)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(WIDTH, hidden), "fc2": nn.Linear(hidden, WIDTH)})
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
     def attention(self, x: Tensor) -> Tensor:
-        num_tokens, width = x.shape[1], WIDTH // NUM_HEADS
-        query, key, value = self.attn["qkv"](x).reshape(1, num_tokens, 3, NUM_HEADS, width).permute(2, 0, 3, 1, 4)
+        num_tokens, width = x.shape[1], WIDTH // self.num_heads
+        parts = self.attn["qkv"](x).reshape(1, num_tokens, 3, self.num_heads, width).permute(2, 0, 3, 1, 4)
+        query, key, value = parts
         weights = (query @ key.transpose(-2, -1) / width**0.5).softmax(dim=-1)
         return self.attn["proj"]((weights @ value).transpose(1, 2).reshape(1, num_tokens, WIDTH))
 
 
-class Backbone(nn.Module):
-    def __init__(self) -> None:
+class Transformer(nn.Module):
+    """Its tokens behind every block, with the class token first and before the last norm.
+
+    Args: resize: (1, D, h, w) positions -> those of a grid (height, width).
+    """
+
+    def __init__(self, resize: Callable[[Tensor, int, int], Tensor], *, eps: float = 1e-6) -> None:
         super().__init__()
+        self.resize = resize
         self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + GRID**2, WIDTH))
-        self.mask_token = nn.Parameter(torch.zeros(1, WIDTH))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, WIDTH, PATCH, PATCH)})
-        self.blocks = nn.ModuleList([Block() for _ in range(NUM_BLOCKS)])
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        self.blocks = nn.ModuleList([Block(eps=eps) for _ in range(NUM_BLOCKS)])
+        self.norm = nn.LayerNorm(WIDTH, eps=eps)
 
     def positions(self, height: int, width: int) -> Tensor:
         if height == width == GRID:
             return self.pos_embed
         grid = self.pos_embed[:, 1:].reshape(1, GRID, GRID, WIDTH).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, scale_factor=((height + 0.1) / GRID, (width + 0.1) / GRID), mode="bicubic")
-        return torch.cat([self.pos_embed[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+        grid = self.resize(grid, height, width).permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
-    def layers(self, images: Tensor, num_layers: int) -> list[Tensor]:
-        patches = self.patch_embed["proj"](images)
+    def forward(self, images: Tensor) -> tuple[list[Tensor], int]:
+        """Padded to whole patches; also the number of rows."""
+        rows, columns = images.shape[-2:]
+        patches = self.patch_embed["proj"](F.pad(images, (0, -columns % PATCH, 0, -rows % PATCH)))
         height, width = patches.shape[-2:]
         x = torch.cat([self.cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + self.positions(height, width)
         outputs = []
         for block in self.blocks:
             x = block(x)
-            outputs.append(self.norm(x)[:, 1:].reshape(1, height, width, WIDTH).permute(0, 3, 1, 2))
-        return outputs[-num_layers:]
+            outputs.append(x)
+        return outputs, height
+
+
+def _resize(grid: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(grid, scale_factor=((height + 0.1) / GRID, (width + 0.1) / GRID), mode="bicubic")
+
+
+class Backbone(Transformer):
+    def __init__(self) -> None:
+        super().__init__(_resize)
+        self.mask_token = nn.Parameter(torch.zeros(1, WIDTH))
 
 
 class Whole(nn.Module):
@@ -74,9 +97,9 @@ class Whole(nn.Module):
         self.decode_head = nn.ModuleDict({"bn": nn.BatchNorm2d(channels), "conv_seg": nn.Conv2d(channels, 5, 1)})
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
-        joined = torch.cat(self.backbone.layers(images, self.num_layers), dim=1)
+        outputs, height = self.backbone(images)
+        last = [self.backbone.norm(x)[:, 1:].transpose(1, 2) for x in outputs[-self.num_layers :]]
+        joined = torch.cat(last, dim=1).unflatten(2, (height, -1))
         return self.decode_head["conv_seg"](self.decode_head["bn"](joined))
 
 
