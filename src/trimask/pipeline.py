@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from trimask.data.datamodule import collate
+from trimask.data.batching import collate
 from trimask.data.decode import decode_image, read_image
 from trimask.run.folder import RunFolder
 from trimask.tasks.base import SegmentationModule

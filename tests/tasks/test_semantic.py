@@ -194,9 +194,9 @@ def test_two_classes_with_one_logit_or_with_two(num_outputs, criterion):
         TWO,
         criterion=DenseCriterion([criterion()]),
         num_outputs=num_outputs,
-        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.03),
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.01),
     )
-    logger = fit(task, lambda split: Blocks(split, TWO), max_epochs=25)
+    logger = fit(task, lambda split: Blocks(split, TWO), max_epochs=60)
     assert task.network.last.out_channels == (num_outputs or 2)
     expected = {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "iou_nothing", "iou_thing"}
     assert {key for row in logger.rows for key in row if key.startswith("val")} == {f"val/{name}" for name in expected}
