@@ -7,7 +7,7 @@ arguments of `albumentations.ColorJitter` and makes the same draws, so that one 
 
 Deviations, none larger than what 8-bit steps round away:
 - ColorJitter turns the hue in 256 steps a circle where albumentations has 180, which is nearer to torchvision's floating
-  point; saturation is one product with a matrix, without rounding the grey value in between.
+  point; grey values are not rounded to whole levels before saturation and contrast are computed from them.
 - PhotometricDistortion changes saturation and hue in one visit to HSV, where mmsegmentation goes back to RGB in between.
 """
 
@@ -28,7 +28,7 @@ Picture = NDArray[np.uint8]
 
 
 class ColorJitter(A.ColorJitter):
-    """`albumentations.ColorJitter` in four fifths of its time (two thirds without hue): same arguments, draws and, within
+    """`albumentations.ColorJitter` in four fifths of its time (three fifths without hue): same arguments, draws and, within
     rounding, results.
 
     A picture of one channel has no saturation and no hue: it keeps them, as in albumentations.
@@ -138,8 +138,8 @@ def adjust_contrast(image: Picture, factor: float) -> Picture:
     """Away from (factor > 1) or toward the mean grey value of the picture."""
     if factor == 1:
         return image
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image
-    mean = cv2.mean(grey)[0]
+    means = cv2.mean(image)
+    mean = float(np.dot(means[:3], GREY)) if image.shape[2] == 3 else means[0]
     if factor == 0:
         return np.full_like(image, int(mean + 0.5))
     return sz_lut(image, linear_table(factor, mean * (1 - factor)), inplace=False)
