@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from trimask.data.sampling import Key
 from trimask.errors import OptionParser, UsageError
 from trimask.run.console import console
 from trimask.run.data_source import NamedData, resolve
@@ -162,9 +161,7 @@ class _View:
         seed = self.named.data.seed
         facts.append(f"augmentation in training: {' → '.join(self.transforms)}, with data.seed {seed}")
         if self.named.data.mix:
-            facts.append(
-                f"then mixed with others, which is not drawn here: {', '.join(type(m).__name__ for m in self.named.data.mix)}"
-            )
+            facts.append(f"then mixed with others by {', '.join(type(m).__name__ for m in self.named.data.mix)}")
         if self.num_seen:
             share = self.num_dropped / self.num_seen
             facts.append(
@@ -199,7 +196,7 @@ class _View:
         """(caption, sample) of every picture of a card."""
         versions = [] if self.options.augmented else [("as it is", sample)]
         for epoch in range(self.draws):
-            changed = self.named.data.augment(sample, Key(epoch, index).entropy(self.named.data.seed))
+            changed = self.named.data.training_sample(index, epoch=epoch, split=self.options.split)
             dropped = sum(content.dropped for content in contents(changed))
             self.num_seen += len(changed.labels)
             self.num_dropped += dropped

@@ -165,6 +165,11 @@ class SegmentationDataModule(L.LightningDataModule):
         for mix in self.mix:
             mix.bind(self.classes, self.offers)
 
+    def training_sample(self, index: int, *, epoch: int = 0, split: str = "train") -> Sample:
+        """A sample of any split as an epoch would train on it: augmented and mixed."""
+        self._bind_mix()
+        return _Keyed(self.split(split), self.augment, self.mix, self.seed)[Key(epoch, index)]
+
     def train_dataloader(self) -> ResumableLoader:
         self._bind_mix()
         trainer = self.trainer
