@@ -223,6 +223,14 @@ def test_a_mix_gets_other_augmented_samples_by_the_key_alone():
     assert {chain[0] for chain in chains} == sums, "a mix does not change what it is given"
 
 
+def test_a_training_sample_by_itself_is_the_one_of_the_epoch():
+    data = mixed()
+    epoch = {name.split("=")[0]: name for name in drawn(mixed())}
+    for index in range(6):
+        assert data.training_sample(index).name == epoch[str(index)]
+    assert data.training_sample(0, epoch=1).name != epoch["0"]
+
+
 def test_data_that_cannot_be_mixed_are_refused_before_training():
     with pytest.raises(DataError, match="Chain needs instances"):
         SegmentationDataModule(Numbers, mix=[Chain()], num_workers=0, batch_size=4).setup("fit")
