@@ -68,10 +68,70 @@ def test_transforms_case(num_instances):
     assert [row.peer for row in rows] == ["albumentations", "torchvision"]
 
 
-def test_decode_case_generates_pictures_where_there_are_none(monkeypatch, tmp_path):
+SMALL = {"size": (32, 32), "source": (90, 160), "pictures": 2}
+
+
+@pytest.fixture
+def no_data(monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMASK_DATA", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_data")
+def test_decode_case_generates_pictures_where_there_are_none():
     rows = data.decode_and_augment(1, size=(32, 32), pictures=2)
     assert all("generated" in row.case for row in rows)
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("masks", ["ids", "colors"])
+def test_drivable_case(masks):
+    rows = data.drivable(1, masks=masks, **SMALL)
+    assert [row.peer for row in rows] == ["OpenCV + albumentations", "Pillow + torchvision"]
+    assert all("generated" in row.case and f"masks of {masks}" in row.case for row in rows)
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_cached_case_leaves_nothing_behind(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIMASK_CACHE", str(tmp_path / "cache"))
+    (row,) = data.drivable(1, cache=cache, **SMALL)
+    assert f"cache: {cache}" in row.case
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("no_data")
+def test_loader_case():
+    (row,) = data.loader(1, size=(32, 32), source=(90, 160), pictures=8, batch_size=2)
+    assert row.unit == "pictures/s/core"
+
+
+def test_growth_and_color_cases():
+    (row,) = data.growth(1, numbers=(1, 5), **SMALL)
+    assert row.peer == "1 instance"
+    (row,) = data.color(1, size=(80, 80), pictures=2)
+    assert row.peer == "albumentations"
+
+
+@pytest.mark.usefixtures("no_data")
+def test_pictures_that_are_read_differently_are_not_timed(monkeypatch):
+    read = data.opencv_pair
+
+    def brighter(*args):
+        pair = read(*args)
+        return {**pair, "mask": pair["mask"] + 1}
+
+    monkeypatch.setattr(data, "opencv_pair", brighter)
+    with pytest.raises(AssertionError, match="decoded masks"):
+        data.drivable(1, **SMALL)
+
+
+@pytest.mark.skipif(not data.data_folder("bdd100k_drivable"), reason="TRIMASK_DATA has no bdd100k_drivable")
+@pytest.mark.parametrize("masks", ["ids", "colors"])
+def test_real_pictures_are_taken_where_they_are(masks):
+    with data.drivable_files(3, (720, 1280), masks) as files:
+        assert files.where == "BDD100K pictures"
+        data._check_decoded(files, 3)
+        assert files.dataset[0].size == (720, 1280)
 
 
 def test_a_missing_peer_is_one_sentence_and_no_rows(monkeypatch, capsys):
