@@ -187,7 +187,7 @@ def _masks(folder: Path, part: str, annotations: str, truth: str) -> tuple[str, 
     return None
 
 
-def _by_id(files: dict[str, Path]) -> dict[str, Path]:
+def _by_id(files: dict[str, str]) -> dict[str, str]:
     """The same by file name alone: city folders hold the pictures, one folder the panoptic PNGs."""
     by_id = {PurePath(name).name: file for name, file in files.items()}
     if len(by_id) < len(files):

@@ -207,7 +207,7 @@ class Folder(Dataset[Sample]):
 def _numbers_from_folder(folder: Path, where: str, suffix: str, pairs: list[Pair]) -> dict[str, str]:
     """Name -> picture of object numbers, one for each pair."""
     files = pictures_in(folder, where, suffix)
-    masks = {pair.name: Path(pair.mask) for pair in pairs}
+    masks = {pair.name: pair.mask for pair in pairs}
     return {name: file for name, _, file in match(masks, files, where=f"{folder} (masks, then {where})")}
 
 

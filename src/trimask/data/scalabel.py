@@ -294,7 +294,7 @@ def _only_json(folder: Path) -> Path:
     return files[0]
 
 
-def _matched(index: FrameIndex, pictures: Mapping[str, Path], *, partial: bool) -> dict[str, tuple[str, int]]:
+def _matched(index: FrameIndex, pictures: Mapping[str, str], *, partial: bool) -> dict[str, tuple[str, int]]:
     """Name -> picture and row of its frame, ordered by name."""
     short = {name: PurePosixPath(name).name for name in pictures}
     repeated = set(repeated_names(list(short.values())))
@@ -323,7 +323,7 @@ def _matched(index: FrameIndex, pictures: Mapping[str, Path], *, partial: bool) 
             f"{index.source}: frames without a picture: {listed(lost)}; pictures without a frame: {listed(missing)}. "
             f"Set partial: true to use the {len(rows)} that have both."
         )
-    return {name: (str(pictures[name]), rows[name]) for name in pictures if name in rows}
+    return {name: (pictures[name], rows[name]) for name in pictures if name in rows}
 
 
 def _is_whole(file: Path) -> bool:

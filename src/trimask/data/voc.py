@@ -219,7 +219,7 @@ def _pairs(folder: Path, masks: str) -> list[Pair]:
     mask_files, image_files = pictures_in(folder, masks), pictures_in(folder, "JPEGImages")
     if missing := [name for name in mask_files if name not in image_files]:
         raise DataError(f"{folder / masks} has masks whose pictures are not in JPEGImages: {listed(missing)}.")
-    return [Pair(name, str(image_files[name]), str(file)) for name, file in mask_files.items()]
+    return [Pair(name, image_files[name], file) for name, file in mask_files.items()]
 
 
 def _part(pairs: list[Pair], lists: Path, split: str, train_list: str, test_size: float, seed: int) -> list[Pair]:
@@ -240,4 +240,4 @@ def _objects(folder: Path, pairs: list[Pair]) -> list[str]:
         raise DataError(
             f"{folder / 'SegmentationObject'} lacks the pictures of objects of {listed(missing)}; use truth: semantic."
         )
-    return [str(files[pair.name]) for pair in pairs]
+    return [files[pair.name] for pair in pairs]
