@@ -136,6 +136,16 @@ def test_without_a_class_token() -> None:
     assert prefixes[0].shape == (2, 0, 64)
 
 
+def test_mean_and_std_of_the_model_or_of_imagenet() -> None:
+    assert build().mean.flatten().tolist() == [127.5] * 3
+    backbone = build(normalization="imagenet", in_channels=4)
+    assert backbone.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53, 123.675])
+    assert backbone.std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375, 58.395])
+    assert build().mean.flatten().tolist() == [127.5] * 3  # timm's own record is untouched
+    with pytest.raises(ValueError, match="'model' or 'imagenet'; got 'none'"):
+        build(normalization="none")
+
+
 def test_norm_eps() -> None:
     assert {m.eps for m in build(norm_eps=1e-5).modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
     assert {m.eps for m in build().modules() if isinstance(m, nn.LayerNorm)} == {1e-6}

@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 
 import timm
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from trimask.layers.backbone import mean_and_std, whole_model
 from trimask.types import Size
 
 PositionResize = Literal["timm", "bicubic", "bilinear", "dinov2"]
+Normalization = Literal["model", "imagenet"]
 
 
 class PlainViT(nn.Module):
@@ -55,6 +57,8 @@ class PlainViT(nn.Module):
         position_resize: see above.
         norm_eps: of all layer norms; None for the model's own.
         drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+        normalization: "model" for the mean and std of the named weights, "imagenet" for ImageNet's, as some networks are
+            published with other ones than their initial weights were trained with.
         frozen: no gradients, and evaluation mode whatever the network's.
 
     Attributes:
@@ -83,6 +87,7 @@ class PlainViT(nn.Module):
         position_resize: PositionResize = "timm",
         norm_eps: float | None = None,
         drop_path: float = 0.0,
+        normalization: Normalization = "model",
         frozen: bool = False,
     ) -> None:
         super().__init__()
@@ -103,6 +108,10 @@ class PlainViT(nn.Module):
         self.strides = [self.patch_size] * len(self._blocks)
         self._norm = norm
         self._frozen = frozen
+        if normalization == "imagenet":
+            body.pretrained_cfg |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+        elif normalization != "model":
+            raise ValueError(f"normalization is 'model' or 'imagenet'; got {normalization!r}.")
         mean, std = mean_and_std(body, in_channels)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)

@@ -65,12 +65,13 @@ class Transformer(nn.Module):
         grid = self.resize(grid, height, width).permute(0, 2, 3, 1).flatten(1, 2)
         return torch.cat([self.pos_embed[:, :1], grid], dim=1)
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], int]:
-        """Padded to whole patches; also the number of rows."""
+    def forward(self, images: Tensor, *, keep_class_token: bool = True) -> tuple[list[Tensor], int]:
+        """Pictures are padded to whole patches; also the number of rows. The class token may go before the first block."""
         rows, columns = images.shape[-2:]
         patches = self.patch_embed["proj"](F.pad(images, (0, -columns % PATCH, 0, -rows % PATCH)))
         height, width = patches.shape[-2:]
         x = torch.cat([self.cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + self.positions(height, width)
+        x = x if keep_class_token else x[:, 1:]
         outputs = []
         for block in self.blocks:
             x = block(x)
