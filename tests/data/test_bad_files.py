@@ -140,12 +140,8 @@ def write_what_is_no_file(folder):
 
 
 READ_ALL = """
-import json, resource, sys, time, types, warnings
+import json, resource, sys, time, warnings
 from pathlib import Path
-import trimask
-package = types.ModuleType("trimask.data")  # without its __init__, which imports Lightning: four seconds
-package.__path__ = [trimask.__path__[0] + "/data"]
-sys.modules["trimask.data"] = package
 from trimask.data.decode import read_image, read_mask
 from trimask.types import DataError
 
