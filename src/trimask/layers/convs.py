@@ -1,15 +1,72 @@
-"""The convolution block that most dense heads are made of."""
+"""The convolution blocks that most dense heads are made of. Own work; initialization as mmsegmentation's (Apache-2.0)."""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
+
+from trimask.layers.depthwise import DepthwiseConv2d
+from trimask.layers.dilated import DilatedConv2d, DilatedDepthwiseConv2d
 
 
 class ConvNormReLU(nn.Sequential):
-    """3x3 convolution without bias, batch normalization, ReLU; the size stays. Members: `conv`, `norm`, `relu`."""
+    """Convolution without bias, batch normalization, ReLU; the size stays. Members: `conv`, `norm`, `relu`."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv = _same_conv(in_channels, out_channels, kernel_size, dilation)
         self.norm = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
+
+
+class SeparableConvNormReLU(nn.Sequential):
+    """A 3x3 convolution of each channel alone, then a 1x1 convolution over channels, batch normalization, ReLU.
+
+    Members: `depthwise` (with `conv`, and `norm` and `relu` if there is an inner norm) and `pointwise`.
+
+    Args: inner_norm: batch normalization and ReLU behind the first convolution, too.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1, inner_norm: bool = True) -> None:
+        super().__init__()
+        self.depthwise = nn.Sequential()
+        self.depthwise.add_module("conv", _same_depthwise_conv(in_channels, dilation))
+        if inner_norm:
+            self.depthwise.add_module("norm", nn.BatchNorm2d(in_channels))
+            self.depthwise.add_module("relu", nn.ReLU(inplace=True))
+        self.pointwise = ConvNormReLU(in_channels, out_channels, 1)
+
+
+def _same_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> nn.Conv2d:
+    kind = DilatedConv2d if dilation > 1 else nn.Conv2d
+    padding = dilation * (kernel_size // 2)
+    return kind(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+
+
+def _same_depthwise_conv(channels: int, dilation: int) -> nn.Conv2d:
+    kind = DilatedDepthwiseConv2d if dilation > 1 else DepthwiseConv2d
+    return kind(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
+
+
+def initialize_as_mmseg(head: nn.Module, classify: nn.Conv2d) -> None:
+    """He's normal initialization (fan out) of every convolution in `head`, a classifier that starts near zero."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(classify.weight, std=0.01)
+    nn.init.zeros_(classify.get_parameter("bias"))
+
+
+def require_several_values(block: Any, x: Tensor) -> None:
+    """Refuses to train a block's batch norm on one value a channel.
+
+    Args:
+        block: a `ConvNormReLU`.
+        x: (B, D, h, w), what goes into it.
+    """
+    if block.norm.training and isinstance(block.norm, nn.BatchNorm2d) and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+        raise ValueError(
+            "Batch normalization behind pooling over the whole picture needs at least two pictures a training batch "
+            "and device; this one has one. Raise batch_size, set drop_last, or use synchronized batch normalization."
+        )

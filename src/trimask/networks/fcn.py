@@ -15,15 +15,13 @@ With the same weights the logits are mmseg's; with `num_convs=1, concat_input=Fa
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import MMSEG, TORCHVISION
-from trimask.layers.convs import ConvNormReLU
+from trimask.layers.fcn_head import FCNHead
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
@@ -90,52 +88,10 @@ class FCN(nn.Module):
         )
         self.aux_head: FCNHead | None = None
         if aux_channels is not None:
-            self.aux_head = FCNHead(
-                before_last, num_classes, channels=aux_channels, num_convs=1, concat_input=False, dropout=dropout
-            )
+            self.aux_head = FCNHead(before_last, num_classes, channels=aux_channels, dropout=dropout)
 
     def forward(self, images: Tensor) -> DenseOutput:
         """(B, in_channels, H, W) in 0..255 -> logits (B, num_classes, h, w) at the backbone's output stride."""
         *_, before_last, last = self.backbone(images)
         aux = (self.aux_head(before_last),) if self.training and self.aux_head is not None else ()
         return DenseOutput(self.head(last), aux)
-
-
-class FCNHead(nn.Module):
-    """3x3 convolutions, dropout and a linear classifier of every cell; see `FCN` for the arguments."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        channels: int,
-        num_convs: int,
-        concat_input: bool,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        if num_convs < 1:
-            raise ValueError(f"An FCN head needs at least one convolution; got num_convs={num_convs}.")
-        widths = [in_channels, *[channels] * num_convs]
-        self.convs = nn.Sequential(*[ConvNormReLU(*pair) for pair in pairwise(widths)])
-        self.mix = ConvNormReLU(in_channels + channels, channels) if concat_input else None
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(channels, num_classes, 1)
-        _initialize(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) -> (B, num_classes, h, w)."""
-        hidden = self.convs(x)
-        if self.mix is not None:
-            hidden = self.mix(torch.cat([x, hidden], dim=1))
-        return self.classify(self.dropout(hidden))
-
-
-def _initialize(head: FCNHead) -> None:
-    """As mmseg: He's normal initialization (fan out), a classifier that starts near zero."""
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.normal_(head.classify.weight, std=0.01)
-    nn.init.constant_(head.classify.get_parameter("bias"), 0.0)
