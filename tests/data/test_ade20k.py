@@ -118,10 +118,14 @@ def test_pictures_in_one_folder_are_divided_by_their_names(tmp_path):
             file.rename(tmp_path / kind / file.name)
     assert names(ADE20K("train", root=tmp_path)) == ["ADE_train_00000001", "ADE_train_00000002"]
     assert names(ADE20K("val", root=tmp_path)) == ["ADE_val_00000001"]
+    assert ADE20K.found_in(tmp_path) == [{"root": str(tmp_path), "truth": "semantic"}]
     for file in (tmp_path / "images").glob("ADE_val*"):
         file.unlink()
     with pytest.raises(DataError, match=r"no pictures of the split 'val'.*no validation/, no ADE_val_\*"):
         ADE20K("val", root=tmp_path)
+    for file in [*(tmp_path / "images").iterdir(), *(tmp_path / "annotations").iterdir()]:
+        file.rename(file.with_name(file.name.replace("ADE_", "mine_")))
+    assert ADE20K.found_in(tmp_path) == []
 
 
 def test_what_is_wrong_with_the_files_is_said(tmp_path):

@@ -143,6 +143,9 @@ def test_frames_of_another_data_set_belong_to_no_split(tmp_path):
         file.rename(file.with_name(file.name.replace("0016E5", "holiday")))
     with pytest.raises(DataError, match=r"none of its frames belongs to the split 'val'.*`lists`"):
         CamVid("val", root=tmp_path)
+    assert CamVid.found_in(tmp_path) == [{"root": str(tmp_path)}], "a part of the frames is known as well"
+    for file in [*(tmp_path / "images").iterdir(), *(tmp_path / "labels").iterdir()]:
+        file.rename(file.with_name(f"holiday{file.name}"))
     assert CamVid.found_in(tmp_path) == []
     assert [split_of(name) for name in ("holiday_1", "0001TP", "0001TP_x", "0001TP_008550")] == [None] * 3 + ["test"]
 

@@ -355,6 +355,24 @@ def test_layouts_are_found(root, panoptic_root, tmp_path):
     assert CocoInstances.found_in(tmp_path) == []
 
 
+def test_a_panoptic_file_is_found_beside_its_pngs_and_pictures_alone(tmp_path):
+    case = layouts.panoptic_beside(tmp_path)
+    found = [case["init_args"]]
+    assert CocoPanoptic.found_in(tmp_path) == found
+    (tmp_path / "broken.json").write_text('{"segments_info": ')
+    (tmp_path / "broken").mkdir()
+    assert CocoPanoptic.found_in(tmp_path) == found
+    (tmp_path / "input" / "000001.jpg").unlink()
+    assert CocoPanoptic.found_in(tmp_path) == []
+
+
+def test_instances_with_a_folder_of_pngs_beside_them_are_no_panoptic_file(tmp_path):
+    layouts.write_instances(tmp_path / "a.json", tmp_path / "pictures", [1, 2])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "000001.png").touch()
+    assert CocoPanoptic.found_in(tmp_path) == []
+
+
 # --- panoptic pictures, on generated files ---
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trimask.data import recognize as module
+from trimask.data.doctor import open_case
 from trimask.data.recognize import Recognized, dataset_classes, recognize, unrecognized
 
 REAL = Path(os.environ.get("TRIMASK_DATA", "/nonexistent"))
@@ -103,10 +104,21 @@ def test_no_class_minds_a_strange_folder(tmp_path):
         ("dsb2018_nuclei", "Nuclei"),
         ("scalabel_drivable", "ScalabelDataset"),
         ("icevision_samples", "VOC"),
+        ("icevision_samples", "CamVid"),
+        ("icevision_samples", "OCHuman"),
         ("labelme_examples", "LabelMe"),
+        ("panopticapi_sample", "CocoPanoptic"),
+        ("ade20k_samples", "ADE20K"),
     ],
 )
 def test_real_sets_are_recognized(folder, name):
-    if f"trimask.data.{name}" not in dataset_classes():
-        pytest.skip(f"trimask.data exports no {name} that can recognize itself")
-    assert name in {entry.class_path.rpartition(".")[2] for entry in recognize(REAL / folder)}
+    if not (REAL / folder).is_dir():
+        pytest.skip(f"TRIMASK_DATA holds no {folder}")
+    found = [entry for entry in recognize(REAL / folder) if entry.class_path == f"trimask.data.{name}"]
+    assert found
+    for entry in found:
+        case = open_case(
+            folder, lambda split, given=entry.init_args: dataset_classes()[entry.class_path](split, **given)
+        )
+        assert case.datasets
+        assert all(len(dataset[0].labels) for dataset in case.datasets.values())

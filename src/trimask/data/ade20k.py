@@ -124,13 +124,12 @@ class ADE20K(Dataset[Sample]):
 
     @classmethod
     def found_in(cls, folder: Path) -> list[dict[str, Any]]:
-        """The arguments that read exactly this folder, with the most that its annotations answer."""
-        if not all((folder / "images" / part).is_dir() for part in ("training", "validation")):
+        """The arguments that read exactly this folder, with the most that its annotations answer. images/ and annotations/ are
+        common names, so they hold training/ and validation/, or files that are called as the benchmark calls them.
+        """
+        images, semantic, instance = (_is_known(folder / kind) for kind in ("images", _SEMANTIC, _INSTANCE))
+        if not images:
             return []
-        semantic, instance = (
-            all((folder / kind / part).is_dir() for part in ("training", "validation"))
-            for kind in (_SEMANTIC, _INSTANCE)
-        )
         if _is_prepared(folder) or (semantic and instance):
             return [{"root": str(folder), "truth": "panoptic"}]
         kinds = ["semantic"] * semantic or ["instances"] * instance
@@ -203,6 +202,11 @@ def _release(root: Path) -> Path:
         f"{root} is no ADE20K: neither it nor ADEChallengeData2016/ inside has images/ with {_SEMANTIC}/ or {_INSTANCE}/. "
         f"Name the folder that has with --data.dataset.root."
     )
+
+
+def _is_known(folder: Path) -> bool:
+    divided = all((folder / part).is_dir() for part in ("training", "validation"))
+    return divided or any(next(folder.glob(f"ADE_{word}_*"), None) for word in ("train", "val"))
 
 
 def _is_prepared(folder: Path) -> bool:

@@ -154,15 +154,13 @@ class CamVid(Dataset[Sample]):
 
     @classmethod
     def found_in(cls, folder: Path) -> list[dict[str, Any]]:
-        """The arguments that read this very folder, if it is one of the forms with the frames of train and val."""
+        """The arguments that read this very folder, if it is one of the forms with frames of the training part."""
         form = _form(folder)
-        if form is None:
-            return []
         try:
-            is_whole = all(_pairs(folder, form, split) for split in ("train", "val"))
+            has_frames = form is not None and bool(_pairs(folder, form, "train"))
         except DataError:
             return []
-        return [{"root": str(folder)}] if is_whole else []
+        return [{"root": str(folder)}] if has_frames else []
 
     def __len__(self) -> int:
         return len(self.pairs)

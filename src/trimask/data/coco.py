@@ -14,8 +14,9 @@ What is particular here:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,8 +34,8 @@ from trimask.data.categories import (
     read_category_file,
 )
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select, sizes_differ
-from trimask.data.json_stream import integer
+from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select, sizes_differ, subfolders
+from trimask.data.json_stream import elements, integer
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.data.overlaps import VOID, Object, Overlap, arrange, check_rule
 from trimask.data.segments import ValueIndex, panoptic_ids, segment_dtype
@@ -64,6 +65,7 @@ IMAGE_FOLDERS = (
     "images",
     ".",
 )
+_LOOKED_AT = 1000  # elements of a JSON in which the first picture is looked for
 _TRIED = 8  # pictures of which one has to be in a folder for it to be the pictures' folder
 
 
@@ -283,8 +285,8 @@ class CocoPanoptic(Dataset[Sample]):
 
     @classmethod
     def found_in(cls, folder: Path) -> list[dict[str, Any]]:
-        """The arguments with which a panoptic layout of `folder` is read."""
-        return _found_in(folder, PANOPTIC_FILES, b'"segments_info"')
+        """The arguments with which a panoptic layout of `folder` is read, or else each JSON with its PNGs beside it."""
+        return _found_in(folder, PANOPTIC_FILES, b'"segments_info"') or list(_beside_pngs(folder))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -514,6 +516,29 @@ def _found_in(folder: Path, templates: Sequence[str], word: bytes) -> list[dict[
                 found.append({"root": str(folder), "annotations": template})
                 break
     return found
+
+
+def _beside_pngs(folder: Path) -> Iterator[dict[str, Any]]:
+    """X.json of panoptic truth with a folder X of its PNGs, and a folder of any name with its pictures; as panopticapi has it."""
+    for file in sorted(folder.glob("*.json")):
+        if not file.with_suffix("").is_dir() or b'"segments_info"' not in _beginning(file):
+            continue
+        name = _first_picture(file)
+        if name and (file.with_suffix("") / name).with_suffix(".png").is_file():
+            others = [entry for entry in subfolders(folder) if entry.name != file.stem and (entry / name).is_file()]
+            yield from ({"root": str(folder), "annotations": file.name, "images": entry.name} for entry in others[:1])
+
+
+def _first_picture(file: Path) -> str:
+    """The first file name in the list of pictures, if that list is near the beginning."""
+    try:
+        for key, record, is_element, *_ in islice(elements(file), _LOOKED_AT):
+            if key == "images" and is_element:
+                name = record.get("file_name") if isinstance(record, dict) else None
+                return PurePath(name).name if isinstance(name, str) else ""
+    except DataError:
+        return ""
+    return ""
 
 
 def _beginning(file: Path) -> bytes:

@@ -128,6 +128,15 @@ def pictures_in(folder: Path, where: str = "", suffix: str = "") -> dict[str, st
     return found
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, in order, without hidden ones and links; none where it may not be read."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink()]
+
+
 def _below(folder: Path) -> Iterator[str]:
     """The files below a folder, relative to it; folders that are links are not followed."""
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimask.data.files import subfolders
+
 DEPTH = 2  # levels below the given folder
 MAX_FOLDERS = 2000  # that are asked about
 
@@ -50,15 +52,6 @@ def _search(folder: Path, depth: int, left: list[int]) -> Iterator[Recognized]:
         return
     for below in subfolders(folder):
         yield from _search(below, depth - 1, left)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, in order, without hidden ones and links; none where it may not be read."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return []
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink()]
 
 
 def dataset_classes() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Small data sets in COCO's layouts: instances (of COCO, Roboflow, one file for all) and panoptic pictures."""
 
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -129,10 +130,19 @@ def panoptic(folder):
     return {"class_path": "trimask.data.coco.CocoPanoptic", "init_args": {"root": str(folder)}}
 
 
+def panoptic_beside(folder):
+    """As panopticapi's example: one file, its PNGs in a folder of the same name, pictures and something else beside it."""
+    write_panoptic(folder / "examples.json", folder / "input", [1, 2, 3, 4])
+    shutil.copytree(folder / "examples", folder / "another_format")
+    arguments = {"root": str(folder), "annotations": "examples.json", "images": "input"}
+    return {"class_path": "trimask.data.coco.CocoPanoptic", "init_args": arguments}
+
+
 CASES = {
     "instances": instances,
     "roboflow": roboflow,
     "one_file": one_file,
     "with_stuff": with_stuff,
     "panoptic": panoptic,
+    "panoptic_beside": panoptic_beside,
 }
