@@ -1,6 +1,7 @@
 """Which folders are asked, which answers count, and that shared/data is known where it lies."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,6 @@ def test_real_sets_are_recognized(folder, name):
     found = [entry for entry in recognize(REAL / folder) if entry.class_path == f"trimask.data.{name}"]
     assert found
     for entry in found:
-        case = open_case(
-            folder, lambda split, given=entry.init_args: dataset_classes()[entry.class_path](split, **given)
-        )
+        case = open_case(folder, partial(dataset_classes()[entry.class_path], **entry.init_args))
         assert case.datasets
         assert all(len(dataset[0].labels) for dataset in case.datasets.values())
