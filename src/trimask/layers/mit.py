@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from trimask.layers.depthwise import DepthwiseConv2d
-from trimask.weights import RenameTable, join, listed, read_weights, require_same_names, source_names
+from trimask.weights import RenameTable, join, listed, load_strictly, read_weights, require_same_names, source_names
 
 logger = logging.getLogger(__name__)
 
@@ -414,10 +414,7 @@ def _load(encoder: MixTransformer, weights: Mapping[str, Tensor], path: str) -> 
     state = {ours.removeprefix("backbone."): converted[theirs] for ours, theirs in names.items()}
     stem = "stages.0.embed.conv.weight"
     state[stem] = _for_channels(state[stem], encoder.mean.shape[1])
-    try:
-        encoder.load_state_dict(encoder.state_dict() | state)
-    except RuntimeError as error:  # torch lists the shapes that differ
-        raise ValueError(f"{path}: the weights are those of another size: {error}") from error
+    load_strictly(encoder, encoder.state_dict() | state, path)
 
 
 def _for_channels(kernels: Tensor, in_channels: int) -> Tensor:
