@@ -227,9 +227,9 @@ def color(runs: int, *, size: Size = (512, 512), pictures: int = 24) -> list[Row
 CASES: dict[str, Callable[[int], list[Row]]] = {
     "decode": decode_and_augment,
     "drivable": drivable,
-    "drivable colors": partial(drivable, masks="colors"),
-    "cache ram": partial(drivable, cache="ram", pictures=48),
-    "cache disk": partial(drivable, cache="disk", pictures=48),
+    "drivable_colors": partial(drivable, masks="colors"),
+    "cache_ram": partial(drivable, cache="ram", pictures=48),
+    "cache_disk": partial(drivable, cache="disk", pictures=48),
     "loader": loader,
     "transforms": transforms,
     "instances": partial(transforms, num_instances=30),

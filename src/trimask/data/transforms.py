@@ -3,7 +3,7 @@
 Any albumentations transform works on samples as it is: the picture is its `image`, the id layers are its `masks`, and since
 id 0 means "unlabelled", albumentations' own fill of 0 for masks is right for every transform. `Warp` is ours: scale, aspect,
 rotation, flip, crop and padding as ONE affine resampling of picture and layers. It replaces the usual chain of resize, flip,
-crop and pad: a fifth of the time, one interpolation instead of two, and the layers are touched once however many segments
+crop and pad: a quarter of the time, one interpolation instead of two, and the layers are touched once however many segments
 they hold.
 
 How the recipes of the papers are written with it (`size` is the crop):
