@@ -34,7 +34,7 @@ from trimask.data.categories import (
     read_category_file,
 )
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select, sizes_differ, subfolders
+from trimask.data.files import Pair, find_root, inside, listed, locate, of_split, sizes_differ, subfolders
 from trimask.data.json_stream import elements, integer
 from trimask.data.label_map import IGNORE, LabelMap
 from trimask.data.overlaps import VOID, Object, Overlap, arrange, check_rule
@@ -497,12 +497,7 @@ def _select(
     if source.is_split or (split == "all" and not lists):
         return everything
     pairs = [Pair(index.name(picture), str(picture), source.file) for picture in range(index.num_pictures)]
-    if lists and split in lists:
-        pairs = select(pairs, locate(lists[split], folder))
-    elif lists and split != "all":
-        raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
-    elif split != "all":
-        pairs = divide(pairs, test_size, seed)[split != "train"]
+    pairs = of_split(pairs, split, folder=folder, lists=lists, test_size=test_size, seed=seed)
     return np.array([int(pair.image) for pair in pairs], np.int64)
 
 

@@ -101,11 +101,7 @@ def pictures_in(folder: Path, where: str = "", suffix: str = "") -> dict[str, st
     Raises:
         DataError: there is no such folder or no such picture, or two have the same name.
     """
-    parts = PurePath(where).parts
-    base = folder.joinpath(*takewhile(lambda part: not set(part) & set("*?["), parts))
-    if not base.is_dir():
-        raise DataError(f"There is no folder {base}.")
-    pattern = str((folder / where).relative_to(base)) if base != folder / where else ""
+    base, pattern = _fixed_part(folder, where)
     found: dict[str, str] = {}
     start = os.path.join(base, "")
     for entry in _in_order(_matching(base, pattern) if pattern else _below(base)):
@@ -126,6 +122,14 @@ def pictures_in(folder: Path, where: str = "", suffix: str = "") -> dict[str, st
         ending = f" whose stem ends with {suffix!r}" if suffix else ""
         raise DataError(f"There is no picture{ending} in {base} (pattern {pattern or '**/*'}).")
     return found
+
+
+def _fixed_part(folder: Path, where: str) -> tuple[Path, str]:
+    """The folder that a glob begins with, and the glob below it; "" where `where` is a folder."""
+    base = folder.joinpath(*takewhile(lambda part: not set(part) & set("*?["), PurePath(where).parts))
+    if not base.is_dir():
+        raise DataError(f"There is no folder {base}.")
+    return base, str((folder / where).relative_to(base)) if base != folder / where else ""
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -241,6 +245,29 @@ def select(pairs: Iterable[Pair], split: Path) -> list[Pair]:
     if repeated := repeated_names(names):
         raise DataError(f"The split {split} lists names twice: {listed(repeated)}.")
     return [by_name[name] for name in names]
+
+
+def of_split(
+    pairs: list[Pair],
+    split: str,
+    *,
+    folder: Path,
+    lists: Mapping[str, str] | None,
+    test_size: float,
+    seed: int,
+    is_divided: bool = False,
+) -> list[Pair]:
+    """The pairs of a split: those that its list names; without lists, all of "all" and of a data set that `is_divided` on
+    disk, else a part of a random division, of which "val" and "test" are the same.
+
+    Raises:
+        DataError: there are lists, but none for this split, or one names what is not there.
+    """
+    if lists and split in lists:
+        return select(pairs, locate(lists[split], folder))
+    if lists and split != "all":
+        raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
+    return pairs if is_divided or split == "all" else divide(pairs, test_size, seed)[split != "train"]
 
 
 def sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:

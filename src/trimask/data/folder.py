@@ -34,14 +34,13 @@ from torch.utils.data import Dataset
 from trimask.data.decode import read_image, read_mask
 from trimask.data.files import (
     Pair,
-    divide,
     find_root,
     locate,
     match,
+    of_split,
     pairs_from_csv,
     pairs_from_folders,
     pictures_in,
-    select,
     sizes_differ,
 )
 from trimask.data.label_map import LabelMap
@@ -132,14 +131,10 @@ class Folder(Dataset[Sample]):
             if instances is not None:
                 numbers = _numbers_from_folder(folder, instances.format(split=split), instance_suffix, pairs)
         self._check_truth(has_numbers=bool(numbers))
-        if lists and split in lists:
-            pairs = select(pairs, locate(lists[split], folder))
-        elif lists and split != "all":
-            raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
-        elif not named and split != "all":
-            pairs = divide(pairs, test_size, seed)[split != "train"]
-        self.pairs = pairs
-        self.numbers = [numbers[pair.name] for pair in pairs] if numbers else []
+        self.pairs = of_split(
+            pairs, split, folder=folder, lists=lists, test_size=test_size, seed=seed, is_divided=named
+        )
+        self.numbers = [numbers[pair.name] for pair in self.pairs] if numbers else []
 
     @property
     def offers(self) -> frozenset[str]:

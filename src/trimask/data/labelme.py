@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from trimask.data import rle
 from trimask.data.decode import decode_image, read_image
-from trimask.data.files import Pair, divide, find_root, inside, locate, repeated_names, select
+from trimask.data.files import Pair, find_root, inside, locate, of_split, repeated_names
 from trimask.data.json_stream import integer
 from trimask.data.overlaps import VOID, Object, Overlap, arrange, check_rule
 from trimask.types import ClassSpec, DataError, Sample, Size
@@ -83,12 +83,10 @@ class LabelMe(Dataset[Sample]):
         semantic = ["semantic"] if self.background is not None else []
         self.offers = frozenset(["instances", *semantic, *(["panoptic"] if semantic and overlap else [])])
         pairs = _pairs(Path(self.root), annotations.replace("{split}", split))
-        if lists and split in lists:
-            pairs = select(pairs, locate(lists[split], Path(self.root)))
-        elif lists and split != "all":
-            raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
-        elif "{split}" not in annotations and split != "all":
-            pairs = divide(pairs, test_size, seed)[split != "train"]
+        is_divided = "{split}" in annotations
+        pairs = of_split(
+            pairs, split, folder=Path(self.root), lists=lists, test_size=test_size, seed=seed, is_divided=is_divided
+        )
         self.names, self.json_files = [pair.name for pair in pairs], [pair.mask for pair in pairs]
 
     @classmethod

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trimask.data.decode import read_image, read_mask
-from trimask.data.files import PICTURE_SUFFIXES, Pair, divide, find_root, locate, select, sizes_differ
+from trimask.data.files import PICTURE_SUFFIXES, Pair, find_root, of_split, sizes_differ
 from trimask.data.segments import segment_dtype
 from trimask.types import ClassSpec, DataError, Sample, Size
 
@@ -55,15 +55,8 @@ class Nuclei(Dataset[Sample]):
         seed: int = 0,
     ) -> None:
         folder = find_root(root)
-        pairs = _pictures(folder)
-        if lists and split in lists:
-            pairs = select(pairs, locate(lists[split], folder))
-        elif lists and split != "all":
-            raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
-        elif split != "all":
-            pairs = divide(pairs, test_size, seed)[split != "train"]
         self.classes = ClassSpec(["background", "nucleus"], things=[NUCLEUS])
-        self.pairs = pairs
+        self.pairs = of_split(_pictures(folder), split, folder=folder, lists=lists, test_size=test_size, seed=seed)
 
     @classmethod
     def found_in(cls, folder: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from trimask.data import rle
 from trimask.data.decode import read_image
-from trimask.data.files import Pair, divide, find_root, inside, listed, locate, select
+from trimask.data.files import Pair, find_root, inside, listed, of_split
 from trimask.data.json_stream import elements, integer, stamp_of, values_at
 from trimask.data.overlaps import Object, arrange
 from trimask.types import ClassSpec, DataError, Sample, Size
@@ -66,12 +66,7 @@ class OCHuman(Dataset[Sample]):
         self.classes = ClassSpec(["person"], things=[PERSON])
         self.stamp, pictures = stamp_of(self.source), _pictures(self.source)
         pairs = [Pair(name, str(row), self.source) for row, name in enumerate(pictures)]
-        if lists and split in lists:
-            pairs = select(pairs, locate(lists[split], folder))
-        elif lists and split != "all":
-            raise DataError(f"`lists` has a file for {', '.join(lists)}, but none for the split {split!r}; add one.")
-        elif split != "all":
-            pairs = divide(pairs, test_size, seed)[split != "train"]
+        pairs = of_split(pairs, split, folder=folder, lists=lists, test_size=test_size, seed=seed)
         self.names = [pair.name for pair in pairs]
         self.spans = np.array([pictures[name] for name in self.names], np.int64)
 

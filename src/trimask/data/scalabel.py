@@ -29,7 +29,7 @@ import yaml
 from torch.utils.data import Dataset
 
 from trimask.data.decode import read_image
-from trimask.data.files import Pair, divide, find_root, listed, locate, pictures_in, repeated_names
+from trimask.data.files import Pair, find_root, listed, locate, of_split, pictures_in, repeated_names
 from trimask.data.json_stream import elements
 from trimask.data.objects import Truth
 from trimask.data.scalabel_index import FrameIndex, open_frames
@@ -146,10 +146,8 @@ class ScalabelDataset(Dataset[Sample]):
         self._describe(classes if classes is None or isinstance(classes, dict) else locate(classes, folder))
         rows = _matched(self.index, pictures_in(folder, images.format(split=split)), partial=partial)
         pairs = [Pair(name, image, self.index.source) for name, (image, _) in rows.items()]
-        if not named and split != "all":
-            pairs = divide(pairs, test_size, seed)[split != "train"]
-        self.pairs = pairs
-        self.rows = np.array([rows[pair.name][1] for pair in pairs], np.int64)
+        self.pairs = of_split(pairs, split, folder=folder, lists=None, test_size=test_size, seed=seed, is_divided=named)
+        self.rows = np.array([rows[pair.name][1] for pair in self.pairs], np.int64)
 
     def _describe(self, source: Mapping[str, Any] | Path | None) -> None:
         self.classes, self.rule, self.background = read_classes(source, self.index)

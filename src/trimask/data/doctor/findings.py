@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +70,14 @@ class Finding:
         return plain
 
 
+class Kind(NamedTuple):
+    """What can be wrong with an entry of an annotation file; `what` is a sentence without its number, as `agreeing` takes it."""
+
+    severity: Severity
+    what: str
+    fix: str
+
+
 class Gathered:
     """Occurrences of one thing: their number in all and by split, and the first few as examples. Memory stays small."""
 
@@ -95,6 +103,20 @@ class Gathered:
         """The occurrences as a finding; `rest` are further fields of it."""
         fields: dict[str, Any] = {"where": self.splits, "examples": tuple(self.examples), "count": self.count} | rest
         return Finding(code, severity, what, fix, **fields)
+
+
+def problem_findings(
+    check: str, file: str, problems: Mapping[str, Gathered], kinds: Mapping[str, Kind], *, of: int | None
+) -> Iterator[Finding]:
+    """A finding for each kind of problem that the entries of an annotation file have.
+
+    Args: problems: for every kind; of: how many entries there are.
+    """
+    for kind, (severity, what, fix) in kinds.items():
+        if found := problems[kind]:
+            first = f" The first: {found.examples[0].detail}." if found.examples[0].detail else ""
+            words = f"{file}: {agreeing(found.count, what)}.{first}"
+            yield found.finding(f"{check}/{kind}", severity, words, fix, of=of, where=file)
 
 
 def split_names(splits: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, some
+from trimask.data.doctor.findings import Finding, Gathered, Kind, Where, number_of, problem_findings, some
 from trimask.data.doctor.subject import File
 from trimask.data.json_stream import elements
 from trimask.types import DataError, Size
@@ -25,16 +25,18 @@ OUTSIDE = 0.5  # pixels that a vertex may lie off the picture
 BATCH = 50  # frames of one task
 USUAL = 0.9  # share of the frames that must have the same number of labels for another number to be remarkable
 
-_WHAT: dict[str, tuple[Severity, str, str]] = {
-    "outside": (
+KINDS = {
+    "outside": Kind(
         "warning",
         "polygon(s) have vertices outside the picture",
         "Nothing needs to be done for a few pixels, which are cut; far outside, they were drawn on another picture size.",
     ),
-    "degenerate": ("warning", "polygon(s) have too few vertices for an area or a line", "Remove them."),
-    "types": ("error", "polygon(s) have another number of `types` than of vertices", "One letter, L or C, a vertex."),
-    "number": ("error", "polygon(s) have vertices that are no numbers", "Correct or remove them."),
-    "category": (
+    "degenerate": Kind("warning", "polygon(s) have too few vertices for an area or a line", "Remove them."),
+    "types": Kind(
+        "error", "polygon(s) have another number of `types` than of vertices", "One letter, L or C, a vertex."
+    ),
+    "number": Kind("error", "polygon(s) have vertices that are no numbers", "Correct or remove them."),
+    "category": Kind(
         "error",
         "label(s) have a category that `config.categories` does not name",
         "Add it there, or correct it.",
@@ -62,7 +64,7 @@ class FrameFiles(Check):
         pictures = {PurePath(path).name: path for path in reversed(case.tree.pictures)}
         for path in annotation_files(case.tree, "frames"):
             name = case.tree.relative(path)
-            self.problems[name] = {kind: Gathered() for kind in _WHAT}
+            self.problems[name] = {kind: Gathered() for kind in KINDS}
             self.by_count[name], self.gone[name] = {}, []
             try:
                 yield from self._batches(path, name, pictures)
@@ -105,17 +107,7 @@ class FrameFiles(Check):
 
     def findings(self, case: Case) -> Iterator[Finding]:
         for file, problems in self.problems.items():
-            for kind, (severity, what, fix) in _WHAT.items():
-                if found := problems[kind]:
-                    words = agreeing(found.count, what)
-                    yield found.finding(
-                        f"frames/{kind}",
-                        severity,
-                        f"{file}: {words}. The first: {found.examples[0].detail}.",
-                        fix,
-                        of=self.polygons[file],
-                        where=file,
-                    )
+            yield from problem_findings("frames", file, problems, KINDS, of=self.polygons[file])
             yield from self._about_frames(file)
 
     def _about_frames(self, file: str) -> Iterator[Finding]:

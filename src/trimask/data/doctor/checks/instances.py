@@ -18,7 +18,7 @@ from trimask.data import rle
 from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, number_of, share, some
+from trimask.data.doctor.findings import Finding, Gathered, Kind, Where, number_of, problem_findings, share, some
 from trimask.types import DataError, Size
 
 BATCH = 200  # annotations of one task
@@ -26,35 +26,35 @@ AREA_SHARE, AREA_PIXELS = 0.1, 24.0  # a declared area may differ from the mask'
 BOX_PIXELS = 2.5  # an edge of a box may lie so far off the mask's
 OUTSIDE = 1.0  # pixels that a vertex may lie off the picture
 
-_WHAT: dict[str, tuple[Severity, str, str]] = {
-    "segmentation": ("error", "annotation(s) have a segmentation that cannot be read", "Correct or remove it."),
-    "picture": (
+KINDS = {
+    "segmentation": Kind("error", "annotation(s) have a segmentation that cannot be read", "Correct or remove it."),
+    "picture": Kind(
         "error",
         "annotation(s) belong to an image id that the file does not list",
         "Add the image, or remove it.",
     ),
-    "category": (
+    "category": Kind(
         "error",
         "annotation(s) have a category id that the file does not list",
         "Add the category, or correct it.",
     ),
-    "area": (
+    "area": Kind(
         "warning",
         "annotation(s) declare an area that is not that of the mask",
         "Compute `area` from the mask again: COCO's scores sort objects into small, medium and large by it.",
     ),
-    "box": (
+    "box": Kind(
         "warning",
         "annotation(s) have a `bbox` that is not that of the mask",
         "Compute it from the mask again (x, y, width, height).",
     ),
-    "outside": (
+    "outside": Kind(
         "warning",
         "annotation(s) have vertices outside the picture",
         "Nothing needs to be done for a pixel or two, which are cut; far outside, the annotation was made on a picture of "
         "another size.",
     ),
-    "nothing": (
+    "nothing": Kind(
         "warning",
         "annotation(s) have a mask without a pixel",
         "Remove it: it is counted as an object that cannot be found.",
@@ -80,7 +80,7 @@ class _Facts:
     """Of one file, in the main process."""
 
     def __init__(self) -> None:
-        self.problems = {kind: Gathered() for kind in _WHAT}
+        self.problems = {kind: Gathered() for kind in KINDS}
         self.crowds = self.annotations = 0
         self.broken = False
         self.crowd_pictures: set[Any] = set()
@@ -117,16 +117,7 @@ class InstanceFiles(Check):
 
     def findings(self, case: Case) -> Iterator[Finding]:
         for file, facts in self.files.items():
-            for kind, (severity, what, fix) in _WHAT.items():
-                if found := facts.problems[kind]:
-                    yield found.finding(
-                        f"instances/{kind}",
-                        severity,
-                        f"{file}: {agreeing(found.count, what)}. The first: {found.examples[0].detail}.",
-                        fix,
-                        of=facts.annotations,
-                        where=file,
-                    )
+            yield from problem_findings("instances", file, facts.problems, KINDS, of=facts.annotations)
             if not facts.broken:
                 yield from _about_ids(file, facts, opens=bool(case.datasets))
                 yield from _about_pictures(file, facts, case)

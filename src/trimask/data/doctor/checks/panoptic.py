@@ -16,38 +16,40 @@ from trimask.data.decode import read_mask
 from trimask.data.doctor.annotation_files import annotation_files, objects
 from trimask.data.doctor.case import Case, spread
 from trimask.data.doctor.check import Check
-from trimask.data.doctor.findings import Finding, Gathered, Severity, Where, agreeing, some
+from trimask.data.doctor.findings import Finding, Gathered, Kind, Where, problem_findings, some
 from trimask.data.segments import panoptic_ids
 from trimask.types import DataError
 
 BOX_PIXELS = 1  # an edge of a box may lie so far off: some tools count the last pixel, some do not
 
-_WHAT: dict[str, tuple[Severity, str, str]] = {
-    "unlisted": (
+KINDS = {
+    "unlisted": Kind(
         "error",
         "PNG(s) hold ids that the JSON does not list",
         "Add the segment to the JSON, or paint it 0 (no segment).",
     ),
-    "absent": (
+    "absent": Kind(
         "warning",
         "picture(s) have segments in the JSON whose id is not in the PNG",
         "Remove them from the JSON.",
     ),
-    "area": (
+    "area": Kind(
         "warning",
         "picture(s) have segments whose area in the JSON is not that of the PNG",
         "Count the pixels again.",
     ),
-    "box": (
+    "box": Kind(
         "warning",
         "picture(s) have segments whose `bbox` is not that of the PNG",
         "Compute it again (x, y, width, height).",
     ),
-    "category": ("error", "picture(s) have segments of a category that the file does not list", "Add the category."),
-    "repeated": ("error", "picture(s) list one id twice", "Give every segment an id of its own."),
-    "missing": ("error", "PNG(s) that the JSON names are not there", "Fetch them, or remove the entries."),
-    "unreadable": ("error", "PNG(s) cannot be read", "Fetch them again."),
-    "kind": (
+    "category": Kind(
+        "error", "picture(s) have segments of a category that the file does not list", "Add the category."
+    ),
+    "repeated": Kind("error", "picture(s) list one id twice", "Give every segment an id of its own."),
+    "missing": Kind("error", "PNG(s) that the JSON names are not there", "Fetch them, or remove the entries."),
+    "unreadable": Kind("error", "PNG(s) cannot be read", "Fetch them again."),
+    "kind": Kind(
         "error",
         "PNG(s) are not RGB: ids are stored in three channels",
         "Save them as RGB; a palette or grey file has lost the ids.",
@@ -76,7 +78,7 @@ class PanopticFiles(Check):
             by_name.setdefault(os.path.basename(png), []).append(png)
         for path in annotation_files(case.tree, "panoptic"):
             name = case.tree.relative(path)
-            self.problems[name] = {kind: Gathered() for kind in _WHAT}
+            self.problems[name] = {kind: Gathered() for kind in KINDS}
             try:
                 categories = _categories(path)
                 self.gaps[name] = gaps(categories or frozenset())
@@ -108,18 +110,7 @@ class PanopticFiles(Check):
 
     def findings(self, case: Case) -> Iterator[Finding]:
         for file, problems in self.problems.items():
-            for kind, (severity, what, fix) in _WHAT.items():
-                if found := problems[kind]:
-                    words = agreeing(found.count, what)
-                    detail = f" The first: {found.examples[0].detail}." if found.examples[0].detail else ""
-                    yield found.finding(
-                        f"panoptic/{kind}",
-                        severity,
-                        f"{file}: {words}.{detail}",
-                        fix,
-                        of=self.counts.get(file),
-                        where=file,
-                    )
+            yield from problem_findings("panoptic", file, problems, KINDS, of=self.counts.get(file))
             if missing := self.gaps.get(file):
                 yield Finding(
                     "panoptic/category-gaps",
