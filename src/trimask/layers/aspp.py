@@ -5,8 +5,7 @@ with Atrous Separable Convolution", ECCV 2018, arXiv:1802.02611, for the separab
 torchvision (BSD-3) and segmentation_models_pytorch (MIT); mmsegmentation (Apache-2.0) has the picture's mean first.
 
 **Deviations** in the computation, not in the answer: the picture's mean is a map of one cell and is not spread in front of the
-last convolution (layers/joined_conv.py); taps of dilated convolutions that meet padding alone are left out on a CPU
-(layers/dilated.py).
+last convolution (layers/joined_conv.py); separable convolutions run tap by tap on a CPU (layers/dilated_depthwise.py).
 """
 
 from __future__ import annotations

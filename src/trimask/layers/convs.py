@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimask.layers.depthwise import DepthwiseConv2d
-from trimask.layers.dilated import DilatedConv2d, DilatedDepthwiseConv2d
+from trimask.layers.dilated_depthwise import DilatedDepthwiseConv2d
 
 
 class ConvNormReLU(nn.Sequential):
@@ -15,7 +15,8 @@ class ConvNormReLU(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = _same_conv(in_channels, out_channels, kernel_size, dilation)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
 
@@ -31,22 +32,13 @@ class SeparableConvNormReLU(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1, inner_norm: bool = True) -> None:
         super().__init__()
         self.depthwise = nn.Sequential()
-        self.depthwise.add_module("conv", _same_depthwise_conv(in_channels, dilation))
+        kind = DilatedDepthwiseConv2d if dilation > 1 else DepthwiseConv2d
+        conv = kind(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False)
+        self.depthwise.add_module("conv", conv)
         if inner_norm:
             self.depthwise.add_module("norm", nn.BatchNorm2d(in_channels))
             self.depthwise.add_module("relu", nn.ReLU(inplace=True))
         self.pointwise = ConvNormReLU(in_channels, out_channels, 1)
-
-
-def _same_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> nn.Conv2d:
-    kind = DilatedConv2d if dilation > 1 else nn.Conv2d
-    padding = dilation * (kernel_size // 2)
-    return kind(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
-
-
-def _same_depthwise_conv(channels: int, dilation: int) -> nn.Conv2d:
-    kind = DilatedDepthwiseConv2d if dilation > 1 else DepthwiseConv2d
-    return kind(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False)
 
 
 def initialize_as_mmseg(head: nn.Module, classify: nn.Conv2d) -> None:
