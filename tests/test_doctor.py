@@ -25,8 +25,9 @@ SHAPES = {"class_path": "trimask.data.Shapes", "init_args": {"length": 3, "eval_
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Reports go to runs/ of the working directory."""
+    """Reports go to runs/ of the working directory, what is counted to a cache beside it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRIMASK_CACHE", str(tmp_path / "cache"))
 
 
 def textured(seed):

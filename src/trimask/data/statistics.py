@@ -81,21 +81,17 @@ class ClassStatistics:
 def class_statistics(dataset: SegmentationDataset, *, progress: bool = True) -> ClassStatistics:
     """The statistics of a split: read where they are kept, else counted by all cores and kept.
 
-    They are kept below `cache.cache_folder()` under the fingerprint of the dataset, if it names its files. Of several
-    processes that ask at the same time one counts and the others wait.
+    They are kept where `place_of` says, also by `trimask doctor`. Of several processes that ask at the same time one counts
+    and the others wait.
 
     Args: progress: show a bar while counting.
 
     Raises:
         DataError: a sample cannot be read, or has labels that are no classes.
     """
-    try:
-        key = dataset_fingerprint(dataset)
-    except TypeError:  # a dataset that holds what cannot be told from other such things
-        key = None
-    if key is None:
+    file = place_of(dataset)
+    if file is None:
         return count(dataset, progress=progress)
-    file = cache_folder() / "statistics" / f"{fingerprint(key, VERSION)}.npz"
     lock = file.with_suffix(".lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +103,20 @@ def class_statistics(dataset: SegmentationDataset, *, progress: bool = True) -> 
         kept = _load(file, dataset)
         if kept is None:
             kept = count(dataset, progress=progress)
-            _save(kept, file)
+            keep(kept, file)
     return kept
+
+
+def place_of(dataset: SegmentationDataset) -> Path | None:
+    """The file below `cache.cache_folder()` for the statistics of a dataset in the state that its files have now.
+
+    None for a dataset that does not name its files, or holds what cannot be told from other such things.
+    """
+    try:
+        key = dataset_fingerprint(dataset)
+    except TypeError:
+        return None
+    return None if key is None else cache_folder() / "statistics" / f"{fingerprint(key, VERSION)}.npz"
 
 
 def _load(file: Path, dataset: SegmentationDataset) -> ClassStatistics | None:
@@ -121,9 +129,11 @@ def _load(file: Path, dataset: SegmentationDataset) -> ClassStatistics | None:
     return ClassStatistics(len(dataset.classes), len(dataset), **columns)
 
 
-def _save(statistics: ClassStatistics, file: Path) -> None:
+def keep(statistics: ClassStatistics, file: Path) -> None:
+    """What a `place_of` holds from now on; a warning says so if it cannot be written."""
     fresh = file.with_suffix(f".{os.getpid()}.new")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as handle:
             np.savez(
                 handle,

@@ -14,6 +14,13 @@ from trimask.data.folder import Folder
 CLASSES = {"names": ["ground", "house", "tree"], "values": {0: "ground", 1: "house", 2: "tree", 255: "ignore"}}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TRIMASK_CACHE", str(folder))
+    return folder
+
+
 @dataclass
 class Made:
     """A data set of pictures and masks with a split by folder, as `Folder` reads it."""

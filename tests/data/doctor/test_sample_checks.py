@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trimask.data import statistics
 from trimask.data.doctor import Finding, examine, open_case
 from trimask.data.doctor.resolution import Resolution, from_config, parse
 from trimask.data.folder import Folder
@@ -348,6 +349,28 @@ def test_counts_are_those_that_class_weights_are_made_of(masks):
     ours, theirs = section.checks["balance"].splits["val"], count(dataset, progress=False)
     for name in ("pixels", "pictures", "instances", "pixels_around"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
+
+
+def test_what_was_counted_is_kept_for_class_weights(clean, own_cache, monkeypatch):
+    clean.options = {"instances": "masks/{split}", "truth": "panoptic"}
+    clean.classes |= {"things": ["house", "tree"]}
+    case = clean.open()
+    dataset = case.datasets["train"]
+    expected = count(dataset, progress=False)
+    monkeypatch.setattr(statistics, "count", lambda *_, **__: pytest.fail("counted again"))
+    examine(case, workers=2)
+    kept = statistics.class_statistics(dataset)
+    assert (kept.num_classes, kept.num_pictures) == (expected.num_classes, expected.num_pictures)
+    for name in ("picture", "label", "area", "count"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(expected, name), err_msg=name)
+    assert kept.instances.sum() > 0
+
+
+def test_counts_of_a_part_are_not_kept(clean, own_cache):
+    examine(clean.open(limit=2), workers=0)
+    clean.save("masks", "frame_2", np.full((48, 64), 9, np.uint8))
+    examine(clean.open(), workers=0)
+    assert not list(own_cache.rglob("*.npz"))
 
 
 # --- duplicates ---

@@ -2,11 +2,16 @@
 
 The weights are those of median frequency balancing (Eigen and Fergus, ICCV 2015, section 6.3.2): the frequency of a class is
 its pixels over all pixels of the pictures that hold it, its weight the median of all frequencies over its own.
+
+What was counted of the whole training split is kept as `statistics` keeps it, so that a run with `class_weights: auto` or
+`data.balance` does not count again.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +21,7 @@ from trimask.data.doctor.case import Case
 from trimask.data.doctor.check import Check
 from trimask.data.doctor.findings import Finding, Where, number_of, share, some
 from trimask.data.doctor.subject import Subject
-from trimask.data.statistics import visible_areas
+from trimask.data.statistics import ClassStatistics, keep, place_of, visible_areas
 
 RARE = 0.001  # share of the labelled pixels below which a class is called rare
 DOMINANT = 0.95
@@ -60,6 +65,13 @@ class Balance(Check):
     def __init__(self) -> None:
         self.splits: dict[str, ClassCounts] = {}
         self.num_classes = 0
+        self.place: Path | None = None  # for the statistics of the training split
+        self.rows = array("q")  # of the training split: picture, label, pixels, instances
+
+    def prepare(self, case: Case) -> None:
+        dataset = case.datasets.get("train")
+        if dataset is not None and not case.partial:
+            self.place = place_of(dataset)
 
     def measure(self, subject: Subject) -> Any:
         sample = subject.sample
@@ -86,6 +98,19 @@ class Balance(Check):
     def collect(self, where: Where, measured: Any) -> None:
         self.num_classes, *counts = measured
         self.splits.setdefault(where.split, ClassCounts(self.num_classes)).add(*counts)
+        if where.split == "train" and self.place is not None:
+            pixels, instances, *_ = counts
+            for label in pixels.keys() | instances.keys():
+                self.rows.extend((where.index, label, pixels.get(label, 0), instances.get(label, 0)))
+
+    def _keep(self, case: Case) -> None:
+        """Where every picture of the training split could be counted."""
+        counts = self.splits.get("train")
+        if self.place is None or counts is None or counts.num_pictures < len(case.datasets["train"]):
+            return
+        columns = np.array(self.rows, np.int64).reshape(-1, 4).T
+        picture, label, area, number = columns[:, np.lexsort((columns[1], columns[0]))]
+        keep(ClassStatistics(self.num_classes, counts.num_pictures, picture, label, area, number), self.place)
 
     def weights(self, split: str) -> NDArray[np.float64]:
         """Median frequency balancing; nan for classes that do not occur."""
@@ -95,6 +120,7 @@ class Balance(Check):
             return np.asarray(np.nanmedian(frequency) / frequency) if counts.pictures.any() else frequency
 
     def findings(self, case: Case) -> Iterator[Finding]:
+        self._keep(case)
         split = "train" if "train" in self.splits else next(iter(self.splits), None)
         if split is None or case.classes is None:
             return
