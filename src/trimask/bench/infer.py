@@ -1,4 +1,5 @@
-"""From uint8 pictures to label maps at full size: our networks against segmentation_models_pytorch and torchvision.
+"""From uint8 pictures to label maps at full size: our networks against those of segmentation_models_pytorch, torchvision and
+transformers.
 
 Own work. Both sides have the same random weights, copied through the networks' rename tables, and their answers are compared
 before anything is timed.
@@ -15,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trimask.bench.side_by_side import Row, compare, require_extra
+from trimask.convert import load_released
 from trimask.networks.fcn import FCN
+from trimask.networks.segformer import SegFormer
 from trimask.networks.unet import UNet
+from trimask.parity.references import weights_of_file
 from trimask.types import Size
 from trimask.weights import source_names
 
@@ -54,7 +58,30 @@ def fcn(runs: int, *, size: Size = (512, 512)) -> list[Row]:
     return [_row(case, "torchvision, fp32", partial(our_labels, ours), plain, images, runs)]
 
 
-CASES: dict[str, Callable[[int], list[Row]]] = {"unet_resnet50": unet, "fcn_resnet50": fcn}
+def segformer(runs: int, *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 150) -> list[Row]:
+    """SegFormer-B0, in fp32 and with the CPU preset, against transformers' in fp32."""
+    if not require_extra("transformers", "parity"):
+        return []
+    ours, theirs = segformer_pair(num_classes)
+    settle(ours, (128, 128))
+    theirs.decode_head.batch_norm.load_state_dict(ours.head.norm.state_dict())
+    theirs.eval()
+    plain = partial(plain_labels, lambda images: theirs(images).logits, ours.backbone)
+    case = f"segformer_b0 {size[0]}x{size[1]}, batch {batch_size}"
+    images = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8)
+    rows = [_row(f"{case}, fp32", "transformers, fp32", partial(our_labels, ours), plain, images, runs)]
+    preset = partial(our_labels, ours.to(memory_format=torch.channels_last), dtype=torch.bfloat16)
+    return [
+        *rows,
+        _row(f"{case}, bf16 channels_last", "transformers, fp32", preset, plain, images, runs, torch.bfloat16),
+    ]
+
+
+CASES: dict[str, Callable[[int], list[Row]]] = {
+    "unet_resnet50": unet,
+    "fcn_resnet50": fcn,
+    "segformer_b0": segformer,
+}
 
 
 def _row(
@@ -81,7 +108,7 @@ def our_labels(network: nn.Module, images: Tensor, dtype: torch.dtype = torch.fl
 
 
 @torch.inference_mode()
-def plain_labels(network: nn.Module, normalization: Any, images: Tensor) -> Tensor:
+def plain_labels(network: Callable[[Tensor], Any], normalization: Any, images: Tensor) -> Tensor:
     """The same as tutorials write it: normalize, forward, upsample, argmax."""
     logits = network((images.float() - normalization.mean) / normalization.std)
     logits = logits["out"] if isinstance(logits, dict) else logits
@@ -99,6 +126,19 @@ def settle(network: nn.Module, size: Size) -> Any:
     with torch.no_grad():
         network.train()(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
     return network.eval()
+
+
+def segformer_pair(num_classes: int) -> tuple[SegFormer, Any]:
+    """Our SegFormer-B0 and transformers', with the same random weights."""
+    import transformers
+
+    configure: Any = transformers.SegformerConfig
+    torch.manual_seed(0)
+    theirs: Any = transformers.SegformerForSemanticSegmentation(configure(num_labels=num_classes))
+    nn.init.normal_(theirs.decode_head.classifier.weight, std=0.5)  # so that classes differ by more than rounding
+    ours = SegFormer(num_classes, pretrained=False, eps=1e-5)
+    load_released(ours, weights_of_file(theirs), "transformers")
+    return ours, theirs
 
 
 def source_weights(network: Any, source: str) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""Training throughput: an experiment as `make train` runs it, against the same loop written plainly by hand.
+"""Training throughput: an experiment as `make train` runs it, against the same loop written plainly by hand; and single steps of
+networks, with the memory that they take, against those of other libraries.
 
 The plain loop is the tutorial's: OpenCV reads, albumentations resizes and flips, segmentation_models_pytorch has the network
 and the Dice loss, torch's DataLoader and Adam do the rest. Both start from the same random weights and train on the same
@@ -8,10 +9,13 @@ thread that waits for its turn.
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import albumentations as A
@@ -24,10 +28,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trimask import experiments
-from trimask.bench.infer import source_weights
+from trimask.bench.infer import segformer_pair, source_weights
+from trimask.bench.metrics import as_target, label_map
 from trimask.bench.side_by_side import Row, compare, require_extra
 from trimask.data.human import HumanSegmentation
+from trimask.losses import CrossEntropy, DenseCriterion
 from trimask.run.build import build
+from trimask.types import Size
 
 
 def human_unet_resnet50(runs: int, fragments: Sequence[str] = ()) -> list[Row]:
@@ -46,9 +53,27 @@ def human_unet_resnet50(runs: int, fragments: Sequence[str] = ()) -> list[Row]:
     return [speed, Row(case, peer, their_loss / our_loss, our_loss, their_loss, unit, runs)]
 
 
+def segformer(runs: int, *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 150) -> list[Row]:
+    """A step of SegFormer-B0 with AdamW, in fp32 and with the CPU preset, against transformers' in fp32: speed and memory."""
+    if not require_extra("transformers", "parity"):
+        return []
+    steps = SegFormerSteps(size, batch_size, num_classes)
+    steps.require_equal()
+    peer = "transformers, fp32"
+    rows = []
+    for dtype, label in ((torch.float32, "fp32"), (torch.bfloat16, "bf16 channels_last")):
+        case = f"segformer_b0 {size[0]}x{size[1]}, {num_classes} classes, batch {batch_size}, {label}"
+        turns = (partial(steps.ours, dtype), steps.theirs)
+        rows.append(compare(case, peer, *turns, amount=batch_size, unit="pictures/s", runs=runs))
+        ours, theirs = (_peak_of(side, size, batch_size, num_classes) for side in (label, peer))
+        rows.append(Row(case, peer, theirs / ours, ours, theirs, "MB, peak of a step", 1))
+    return rows
+
+
 CASES: dict[str, Callable[[int], list[Row]]] = {
     "human/unet_resnet50": human_unet_resnet50,
     "human/unet_resnet50+cpu": partial(human_unet_resnet50, fragments=["trainer/cpu"]),
+    "segformer_b0": segformer,
 }
 
 
@@ -163,3 +188,77 @@ class _Tutorial(Dataset):
         image = ((data["image"] / 255.0 - self.mean) / self.std).transpose(2, 0, 1).astype(np.float32)
         mask = (data["mask"][None] / 255.0).round().astype(np.float32)
         return torch.from_numpy(image), torch.from_numpy(mask)
+
+
+# --- single steps ---
+
+
+class SegFormerSteps:
+    """Two SegFormer-B0 with the same weights, which train on the same two random pictures, each as its library has it."""
+
+    def __init__(self, size: Size, batch_size: int, num_classes: int) -> None:
+        self.network, self.peer = segformer_pair(num_classes)
+        self.images = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8)
+        labels = [label_map(num_classes, size, seed=seed) for seed in range(batch_size)]
+        self.labels = torch.stack(labels)
+        self.targets = [as_target(picture, num_classes) for picture in labels]
+        self.criterion = DenseCriterion([CrossEntropy()])
+        self.optimizers = [torch.optim.AdamW(network.parameters(), lr=6e-5) for network in (self.network, self.peer)]
+
+    def require_equal(self) -> None:
+        """The same loss and the same gradient, without dropout."""
+        gradients = []
+        stem: Any = self.network.backbone.stages[0]
+        for network, loss, first in (
+            (self.network, self._our_loss, stem.embed.conv.weight),
+            (self.peer, self._their_loss, self.peer.segformer.stages[0].patch_embeddings.proj.weight),
+        ):
+            network.eval()
+            value = loss()
+            gradients.append((value, *torch.autograd.grad(value, first)))
+            network.train()
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+    def ours(self, dtype: torch.dtype) -> None:
+        if dtype == torch.bfloat16:
+            self.network.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = self._our_loss()
+        self._learn(loss, self.optimizers[0])
+
+    def theirs(self) -> None:
+        self._learn(self._their_loss(), self.optimizers[1])
+
+    def _our_loss(self) -> Tensor:
+        return torch.stack(list(self.criterion(self.network(self.images), self.targets).values())).sum()
+
+    def _their_loss(self) -> Tensor:
+        backbone = self.network.backbone
+        return self.peer((self.images.float() - backbone.mean) / backbone.std, labels=self.labels).loss
+
+    def _learn(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _peak_of(side: str, size: Size, batch_size: int, num_classes: int) -> float:
+    """Megabytes that a step takes at most beyond what is there before the first, in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak_in_this_process, side, size, batch_size, num_classes).result()
+
+
+def _peak_in_this_process(side: str, size: Size, batch_size: int, num_classes: int) -> float:
+    steps = SegFormerSteps(size, batch_size, num_classes)
+    ours = {"fp32": torch.float32, "bf16 channels_last": torch.bfloat16}
+    step = partial(steps.ours, ours[side]) if side in ours else steps.theirs
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+    before = _resident("VmRSS")
+    for _ in range(2):  # the first makes the optimizer's moments
+        step()
+    return _resident("VmHWM") - before
+
+
+def _resident(what: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
