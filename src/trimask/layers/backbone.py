@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         }
         body: Any = _build(name, options, _initial_weights(name, pretrained))
         keep_depthwise_in_fp32(body)
-        pad_as_published(body)
+        patch = pad_as_published(body)
         if not drop_path:
             _without_drop_path(body)
         self.body = body
@@ -106,15 +106,17 @@ class Backbone(nn.Module):
         mean, std = mean_and_std(body, in_channels)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self._padded_to = max(self.strides) if pad_to_stride else 1
+        self._padded_to = max(self.strides) if pad_to_stride else patch
         self._channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) in 0..255, uint8 or float -> maps (B, channels[i], H / strides[i], W / strides[i])."""
         images = (images.to(self.mean.dtype) - self.mean) / self.std
         if self._padded_to > 1:
+            # whole numbers of cells rather than remainders, about which torch.export reasons faster
             height, width = images.shape[-2:]
-            images = F.pad(images, (0, -width % self._padded_to, 0, -height % self._padded_to))
+            padded_height, padded_width = (-(-size // self._padded_to) * self._padded_to for size in (height, width))
+            images = F.pad(images, (0, padded_width - width, 0, padded_height - height))
         maps = self.body(images)
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else list(maps)
 
