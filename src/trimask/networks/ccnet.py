@@ -6,7 +6,7 @@ Official code: speedinghzl/CCNet (MIT). The form is that of mmsegmentation's `CC
 all pairs of cells and masked (`make parity`).
 
 **Deviations**
-- From the official code, as in mmseg: ReLU where that has leaky ReLU (in the head's normalizations), no aligned corners, and no
+- From the official code, as in mmseg: ReLU where that has leaky ReLU (in the head's normalizations), corners not aligned, and no
   category consistent loss, which the journal's version adds.
 - From mmseg: timm's plain ResNet-50 by default; mmseg's is V1c, timm's `resnet50c.gluon_in1k`.
 - The weight 0.4 of the auxiliary loss belongs to the criterion.
@@ -14,15 +14,15 @@ all pairs of cells and masked (`make parity`).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import MMSEG, convert_mmseg
-from trimask.layers.convs import ConvNormReLU
-from trimask.networks.fcn import FCNHead
+from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
+from trimask.layers.fcn_head import FCNHead
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
@@ -38,14 +38,16 @@ class CCNet(nn.Module):
         output_stride: of the last map; None for the backbone's own, which every backbone supports.
         channels: width of the head.
         recurrence: how often the attention is applied, with the same weights. Twice connects all cells.
-        dropout: rate at which whole channels are dropped before the classifier.
+        dropout: rate at which whole channels are dropped before a classifier.
         aux_channels: width of the auxiliary head on the last map but one; None for no such head.
+        align_corners: how the logits are brought to a larger size.
 
     Raises:
         ValueError: see `Backbone`.
     """
 
     output = DenseOutput
+    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_resnet", "channels": 32, "aux_channels": 16}
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "mmseg": (
             *MMSEG,
@@ -74,22 +76,22 @@ class CCNet(nn.Module):
         recurrence: int = 2,
         dropout: float = 0.1,
         aux_channels: int | None = 256,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels, output_stride=output_stride)
         *_, before_last, last = self.backbone.channels
         self.head = CCHead(last, num_classes, channels=channels, recurrence=recurrence, dropout=dropout)
         self.aux_head: FCNHead | None = None
         if aux_channels is not None:
-            self.aux_head = FCNHead(
-                before_last, num_classes, channels=aux_channels, num_convs=1, concat_input=False, dropout=dropout
-            )
+            self.aux_head = FCNHead(before_last, num_classes, channels=aux_channels, dropout=dropout)
 
     def forward(self, images: Tensor) -> DenseOutput:
         """(B, in_channels, H, W) in 0..255 -> logits (B, num_classes, h, w) at the backbone's output stride."""
         *_, before_last, last = self.backbone(images)
         aux = (self.aux_head(before_last),) if self.training and self.aux_head is not None else ()
-        return DenseOutput(self.head(last), aux)
+        return DenseOutput(self.head(last), aux, self.align_corners)
 
 
 class CCHead(nn.Module):
@@ -104,7 +106,8 @@ class CCHead(nn.Module):
         self.mix = ConvNormReLU(in_channels + channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(channels, num_classes, 1)
-        _initialize(self)
+        # The attention stays as torch initializes it.
+        initialize_as_mmseg(nn.ModuleList([self.reduce, self.smooth, self.mix]), self.classify)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, num_classes, h, w)."""
@@ -150,11 +153,3 @@ class CrissCrossAttention(nn.Module):
 def _columns(x: Tensor) -> Tensor:
     """(B, h, w, D) <-> (B, w, h, D)."""
     return x.transpose(1, 2)
-
-
-def _initialize(head: CCHead) -> None:
-    """As mmseg: He's normal initialization (fan out), a classifier that starts near zero; the attention as torch."""
-    for block in (head.reduce, head.smooth, head.mix):
-        nn.init.kaiming_normal_(block.conv.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.normal_(head.classify.weight, std=0.01)
-    nn.init.zeros_(head.classify.get_parameter("bias"))

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import MMSEG, SMP, SMP_TIMM, convert_mmseg
-from trimask.layers.convs import ConvNormReLU
+from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
@@ -67,6 +67,7 @@ class FPN(nn.Module):
     """
 
     output = DenseOutput
+    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_resnet", "pyramid_channels": 32, "channels": 32}
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "mmseg": (
             *MMSEG,
@@ -171,7 +172,7 @@ class SemanticHead(nn.Module):
             self.levels.append(nn.Sequential(*convs))
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(channels, num_classes, 1)
-        _initialize(self)
+        initialize_as_mmseg(self, self.classify)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """(B, in_channels, h_i, w_i) -> (B, num_classes, h_0, w_0)."""
@@ -189,12 +190,3 @@ def _conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNormReLU:
             raise ValueError(f"Group normalization needs a multiple of {NUM_GROUPS} channels; got {out_channels}.")
         block.norm = nn.GroupNorm(NUM_GROUPS, out_channels)  # type: ignore[assignment]
     return block
-
-
-def _initialize(head: SemanticHead) -> None:
-    """As mmseg: He's normal initialization (fan out), a classifier that starts near zero."""
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.normal_(head.classify.weight, std=0.01)
-    nn.init.zeros_(head.classify.get_parameter("bias"))
