@@ -80,7 +80,8 @@ def expect(sentence, *parts):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["fitt", "--exp", "x"], ["no command 'fitt'", "fit, validate, test, predict and list"]),
+        (["fitt", "--exp", "x"], ["no command 'fitt'", "did you mean 'fit'?"]),
+        (["trian"], ["no command 'trian'", "fit, validate, test, predict, doctor"]),
         (["fit"], ["--exp NAME", "list"]),
         (["fit", "--exp"], ["--exp", "expected one argument"]),
         (["fit", "--exp", "quikstart"], ["'quikstart'", "Did you mean quickstart?"]),
