@@ -113,6 +113,23 @@ def test_positions_kept_for_another_size() -> None:
         assert torch.allclose(plain(images)[0], kept(images)[0], atol=1e-5)
 
 
+def test_another_patch_size(tmp_path: Path) -> None:
+    """Kernels are resampled: one that averages a patch averages the smaller one."""
+    torch.manual_seed(3)
+    whole = timm.create_model(TINY, num_classes=0)
+    whole.patch_embed.proj.weight.data = torch.randn(64, 3, 1, 1).expand(-1, -1, 16, 16) / 256
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    own, finer = (PlainViT(TINY, pretrained=str(tmp_path / "weights.pth"), patch_size=size) for size in (None, 8))
+    assert finer.strides == [8]
+    assert finer.body.pos_embed.shape == (1, 1 + 20 * 20, 64)
+    gray = torch.full((1, 3, 160, 160), 90, dtype=torch.uint8)
+    with torch.inference_mode():
+        large = own.body.patch_embed((gray - own.mean) / own.std)[0, 3, 4]
+        small = finer.body.patch_embed((gray - finer.mean) / finer.std)[0, 3, 4]
+        assert finer(gray)[0].shape == (1, 64, 20, 20)
+    assert torch.allclose(large, small, rtol=0.02, atol=1e-3)
+
+
 def test_chosen_blocks_and_what_is_dropped() -> None:
     backbone = build(out_indices=(0, 3), norm=False)
     assert len(backbone.body.blocks) == 4

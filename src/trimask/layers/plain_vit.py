@@ -52,6 +52,7 @@ class PlainViT(nn.Module):
         in_channels: channels of the pictures; timm adapts the pretrained patch embedding.
         out_indices: blocks whose output is given, from 0; negative ones count from the end. Those behind the last are dropped.
         norm: apply the model's last norm to everything that is given; without, it is dropped.
+        patch_size: side of a patch in pixels; None for the model's own. timm resamples pretrained kernels and positions.
         class_token: without, the blocks see no class token, as in SETR-MLA.
         image_size: keep positions for square pictures of this size instead of the model's own: a multiple of the patch.
         position_resize: see above.
@@ -82,6 +83,7 @@ class PlainViT(nn.Module):
         in_channels: int = 3,
         out_indices: Sequence[int] = (-1,),
         norm: bool = True,
+        patch_size: int | None = None,
         class_token: bool = True,
         image_size: int | None = None,
         position_resize: PositionResize = "timm",
@@ -91,7 +93,8 @@ class PlainViT(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        body: Any = _body(name, pretrained, in_chans=in_channels, drop_path_rate=drop_path)
+        options = {} if patch_size is None else {"patch_size": patch_size}
+        body: Any = _body(name, pretrained, in_chans=in_channels, drop_path_rate=drop_path, **options)
         self._blocks = _prune(body, name, out_indices, norm)
         _set_positions(body, name, position_resize)
         if not class_token:

@@ -39,6 +39,7 @@ class LinearHead(nn.Module):
         backbone: timm name of a plain vision transformer.
         pretrained: see `Backbone`.
         in_channels: channels of the pictures.
+        patch_size: see `PlainViT`.
         num_layers: how many of the last blocks are joined.
         frozen_backbone: train the head alone; the backbone is in evaluation mode and remembers nothing for gradients.
         position_resize: see `layers.plain_vit`; backbones with rotary positions (DINOv3) have nothing to resize.
@@ -49,7 +50,7 @@ class LinearHead(nn.Module):
     """
 
     output = DenseOutput
-    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_vit", "frozen_backbone": False}
+    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_vit", "patch_size": 8, "frozen_backbone": False}
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "dinov2": (
             (r"^backbone\.(mean|std)$", ""),
@@ -67,6 +68,7 @@ class LinearHead(nn.Module):
         backbone: str = "vit_small_patch14_dinov2",
         pretrained: bool | str = True,
         in_channels: int = 3,
+        patch_size: int | None = None,
         num_layers: int = 1,
         frozen_backbone: bool = True,
         position_resize: PositionResize = "dinov2",
@@ -79,6 +81,7 @@ class LinearHead(nn.Module):
             backbone,
             pretrained=pretrained,
             in_channels=in_channels,
+            patch_size=patch_size,
             out_indices=range(-num_layers, 0),
             position_resize=position_resize,
             drop_path=drop_path,

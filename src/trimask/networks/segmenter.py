@@ -63,6 +63,7 @@ class Segmenter(nn.Module):
         backbone: timm name of a plain vision transformer.
         pretrained: see `Backbone`.
         in_channels: channels of the pictures.
+        patch_size: see `PlainViT`.
         decoder: "mask", or "linear" for one linear layer.
         num_layers: blocks of the mask decoder.
         image_size, position_resize, norm_eps: of the encoder; see `PlainViT` and above.
@@ -75,7 +76,7 @@ class Segmenter(nn.Module):
     """
 
     output = DenseOutput
-    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_vit"}
+    tiny: ClassVar[dict[str, Any]] = {"backbone": "test_vit", "patch_size": 8}
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "mmseg": (
             *MMSEG,
@@ -112,6 +113,7 @@ class Segmenter(nn.Module):
         backbone: str = "vit_base_patch16_384",
         pretrained: bool | str = True,
         in_channels: int = 3,
+        patch_size: int | None = None,
         decoder: Literal["mask", "linear"] = "mask",
         num_layers: int = 2,
         image_size: int | None = None,
@@ -126,6 +128,7 @@ class Segmenter(nn.Module):
             backbone,
             pretrained=pretrained,
             in_channels=in_channels,
+            patch_size=patch_size,
             image_size=image_size,
             position_resize=position_resize,
             norm_eps=norm_eps,
