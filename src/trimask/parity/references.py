@@ -106,7 +106,9 @@ def build_mmseg(config: str, changes: Mapping[str, Any] | None = None) -> nn.Mod
     registry: Any = importlib.import_module("mmseg.registry").MODELS
     folder = Path(importlib.import_module("mmseg").__path__[0], ".mim", "configs")
     settings = _plain(read.fromfile(folder / f"{config}.py").model.to_dict())
-    return registry.build(_merged(settings, changes or {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that mmseg itself has deprecated, and of its losses, which are not used
+        return registry.build(_merged(settings, changes or {}))
 
 
 def answer_mmseg(network: Any, images: Tensor) -> list[Tensor]:
