@@ -107,7 +107,8 @@ def build_mmseg(config: str, changes: Mapping[str, Any] | None = None) -> nn.Mod
     folder = Path(importlib.import_module("mmseg").__path__[0], ".mim", "configs")
     settings = _plain(read.fromfile(folder / f"{config}.py").model.to_dict())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that mmseg itself has deprecated, and of its losses, which are not used
+        # mmseg warns of names that itself has deprecated, and of its losses, which are not used
+        warnings.simplefilter("ignore")
         return registry.build(_merged(settings, changes or {}))
 
 
