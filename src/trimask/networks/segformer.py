@@ -18,6 +18,7 @@ With the same weights the logits are those of transformers' `SegformerForSemanti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -151,11 +152,13 @@ class SegFormerHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """(B, in_channels[i], h / 2^i, w / 2^i) each -> (B, num_classes, h, w)."""
-        size = maps[0].shape[-2:]
         shares = self.fuse.weight.flatten(1).chunk(len(maps), dim=1)[::-1]  # (channels, channels) each, finest first
-        fused = self.levels[0](maps[0], shares[0])
-        for level, x, share in zip(self.levels[1:], maps[1:], shares[1:], strict=True):
-            fused += F.interpolate(level(x, share), size, mode="bilinear", align_corners=False)
+        finest, *coarser = (level(x, share) for level, x, share in zip(self.levels, maps, shares, strict=True))
+        upsample = partial(F.interpolate, size=finest.shape[-2:], mode="bilinear", align_corners=False)
+        fused = upsample(coarser[0])
+        for x in coarser[1:]:
+            fused += upsample(x)
+        fused += finest  # not the other way round: autograd takes several times as long to add to a view, which this is
         return self.classify(self.dropout(F.relu(self.norm(fused), inplace=True)))
 
 
