@@ -6,8 +6,8 @@ Official code: speedinghzl/CCNet (MIT). The form is that of mmsegmentation's `CC
 all pairs of cells and masked (`make parity`).
 
 **Deviations**
-- From the official code, as in mmseg: ReLU where that has leaky ReLU (in the head's normalizations), corners not aligned, and no
-  category consistent loss, which the journal's version adds.
+- From the official code, as in mmseg: ReLU where its head has leaky ReLU, the first block of a dilated stage keeps the dilation
+  before it, corners are not aligned, and there is no category consistent loss, which the journal's version adds.
 - From mmseg: timm's plain ResNet-50 by default; mmseg's is V1c, timm's `resnet50c.gluon_in1k`.
 - The weight 0.4 of the auxiliary loss belongs to the criterion.
 """

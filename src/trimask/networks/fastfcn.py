@@ -1,20 +1,23 @@
 """FastFCN: joint pyramid upsampling (JPU) gives a plain backbone of stride 32 what dilation costs so much to keep.
 
 Source: Wu, Zhang, Huang, Liang, Yu, "FastFCN: Rethinking Dilated Convolution in the Backbone for Semantic Segmentation", 2019,
-arXiv:1903.11816; official code wuhuikai/FastFCN (its license is the PyTorch-Encoding's, MIT). The head "enc" is that of Zhang et
-al., "Context Encoding for Semantic Segmentation", CVPR 2018, arXiv:1803.08904 (zhanghang1989/PyTorch-Encoding, MIT). The form is
-that of mmsegmentation's `JPU`, `EncHead` and configs/fastfcn (Apache-2.0). With the same weights the logits are mmseg's
-(`make parity`).
+arXiv:1903.11816; official code wuhuikai/FastFCN (MIT-style, as its files say). The head "enc" is that of Zhang et al., "Context
+Encoding for Semantic Segmentation", CVPR 2018, arXiv:1803.08904, whose authors' code the official one contains. The form is
+that of mmsegmentation's `JPU`, `EncHead` and configs/fastfcn (Apache-2.0); the heads "aspp" and "psp" are those of DeepLabV3 and
+PSPNet. With the same weights the logits are mmseg's, and so is what the head "enc" says of the picture (`make parity`).
 
 **Deviations**
 - From mmseg: timm's plain ResNet-50 by default; mmseg's is V1c, timm's `resnet50c.gluon_in1k`. Plain batch normalization; the
   trainer may make it synchronized.
 - mmseg's backbone dilates its last two stages although it strides there, against the paper. Its weights need
   `dilations=(2, 4)`.
-- From the official code, as in mmseg: batch normalization without ReLU between the two convolutions of a separable one, no
-  lateral convolutions in the head "enc", the auxiliary weight 0.4 (officially 0.2), which belongs to the criterion.
-- Pooled maps are not upsampled in front of the convolution that mixes them (layers/joined_conv.py), and distances to code words
-  are computed by matrix products in fp32 at least; the answer is the same, in a hundredth of the memory.
+- From the official code, as in mmseg: the head "enc" begins with a 3x3 convolution (officially 1x1) and has no lateral ones
+  (officially with ResNet-101), levels are joined finest first, and corners are not aligned.
+- Pooled maps are not upsampled in front of the convolution that mixes them (layers/joined_conv.py), and the head "enc" computes
+  squared distances by matrix products, in fp32 at least, where the others hold the difference of every cell to every code word,
+  32 times the map. The answer is the same.
+- The weights of the losses belong to the criterion: 0.2 for the presence of classes, and 0.4 (officially 0.2) for the auxiliary
+  head.
 """
 
 from __future__ import annotations
