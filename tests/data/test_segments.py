@@ -13,12 +13,14 @@ from trimask.data.segments import (
     bitmask_picture,
     color_ids,
     color_of_ids,
+    distinct_bytes,
     from_ids,
     from_semantic,
     pack,
     pack_runs,
     panoptic_ids,
     panoptic_picture,
+    renumber,
     segment_dtype,
     unpack,
     unpack_runs,
@@ -159,3 +161,25 @@ def test_values_are_found_and_replaced(dtype):
         replaced = index.replace(new)
         assert replaced.dtype == kind
         np.testing.assert_array_equal(replaced, raw.astype(int) * 3 % 101)
+
+
+@settings(deadline=None, max_examples=200)
+@given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, max_side=40, min_side=0), elements=st.integers(0, 3)))
+def test_distinct_bytes_are_those_of_unique(array):
+    np.testing.assert_array_equal(distinct_bytes(array), np.unique(array))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=40), elements=st.integers(0, 9)),
+    st.sampled_from([np.uint8, np.int16, np.int32, np.int64]),
+    st.permutations(range(10)),
+    st.sampled_from([np.uint8, np.uint16]),
+)
+def test_renumber_looks_every_id_up_and_leaves_its_argument_alone(segments, kind, ids, ids_kind):
+    segments, new = segments.astype(ids_kind), np.array(ids, kind)
+    before = segments.copy()
+    found = renumber(segments[:, :, ::-1], new)
+    np.testing.assert_array_equal(found, new[before[:, :, ::-1]])
+    assert found.dtype == kind
+    np.testing.assert_array_equal(segments, before)

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trimask.data.segments import segment_dtype
+from trimask.data.segments import renumber, segment_dtype
 from trimask.types import ClassSpec, DataError, Sample
 
 Draw = Callable[[], Sample]
@@ -131,7 +131,7 @@ def paste(sample: Sample, other: Sample, rows: NDArray[np.int64], *, blend: floa
     dtype = segment_dtype(num_below + len(rows))
     ids = np.zeros(len(other.labels) + 1, dtype)
     ids[rows + 1] = np.arange(num_below + 1, num_below + len(rows) + 1)
-    pasted = _renumber(other.segments, ids)
+    pasted = renumber(other.segments, ids)
     pasted = pasted[pasted.any(axis=(1, 2))]
     is_pasted: Any = pasted.any(axis=0)
 
@@ -226,7 +226,7 @@ def _assemble(
                 id_of[kind] = len(rows)
             ids[row + 1] = id_of[kind]
         image[tile] = sample.image[source]
-        segments[: len(sample.segments), *tile] = _renumber(sample.segments[:, *source], ids)
+        segments[: len(sample.segments), *tile] = renumber(sample.segments[:, *source], ids)
     labels, is_crowd = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.bool_)
     joined = replace(first, image=image, segments=segments, labels=labels, is_crowd=is_crowd)
     return _without(joined, joined.areas() == 0)
@@ -241,20 +241,10 @@ def _without(sample: Sample, is_lost: NDArray[np.bool_]) -> Sample:
     ids[kept + 1] = np.arange(1, len(kept) + 1)
     return replace(
         sample,
-        segments=_renumber(sample.segments, ids),
+        segments=renumber(sample.segments, ids),
         labels=sample.labels[kept],
         is_crowd=sample.is_crowd[kept],
     )
-
-
-def _renumber(segments: NDArray[Any], ids: NDArray[Any]) -> NDArray[Any]:
-    """(L, H, W) with each id replaced by what `ids` (N + 1,) has for it."""
-    if segments.dtype != np.uint8 or not segments.size:
-        return ids[segments]
-    table = np.zeros(256, ids.dtype)
-    table[: len(ids)] = ids
-    rows = np.ascontiguousarray(segments).reshape(-1, segments.shape[2])
-    return cv2.LUT(rows, table).reshape(segments.shape)
 
 
 def _check_alike(samples: Sequence[Sample], name: str) -> None:

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from trimask.data.segments import renumber
 from trimask.types import ClassSpec, DataError, FileDataset, Sample, SegmentationDataset
 
 IGNORED = -1  # in the table from old to new labels
@@ -189,13 +189,7 @@ def relabel(segments: NDArray[Any], new_ids: NDArray[np.int64]) -> NDArray[Any]:
 
     Where one new id comes to lie on itself it stays in the highest layer only.
     """
-    if segments.dtype == np.uint8:
-        table = np.zeros(256, np.uint8)
-        table[: len(new_ids)] = new_ids
-        flat: Any = cv2.LUT(np.ascontiguousarray(segments).reshape(-1, segments.shape[2]), table)
-        replaced = flat.reshape(segments.shape)
-    else:
-        replaced = new_ids.astype(segments.dtype)[segments]
+    replaced = renumber(segments, new_ids.astype(segments.dtype))
     if len(replaced) == 1:
         return replaced
     for above in range(1, len(replaced)):
