@@ -152,12 +152,6 @@ def _look_up(array: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
     return table[array]
 
 
-def _table(values: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    table = np.zeros(256, new.dtype)
-    table[values] = new
-    return table
-
-
 def from_ids(id_map: NDArray[Any], unlabelled: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """An instance or panoptic id picture of arbitrary integers -> compact segments.
 

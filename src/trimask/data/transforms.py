@@ -40,6 +40,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trimask.data.fit import Fit, base_size
 from trimask.types import Sample, Size
 
 IMAGENET_MEAN_COLOR = (124, 116, 104)  # what mmsegmentation's padding with 0 after normalizing amounts to
@@ -79,9 +80,7 @@ class Warp(A.DualTransform):
 
     Args:
         size: (height, width) of the result in pixels.
-        fit: the base scale. "native" keeps the picture's own pixels; "short_side" makes its shorter side `short_side` long
-            (at most `max_long_side` for the longer one); "stretch" maps the whole picture onto `size`, aspect not kept;
-            "contain" makes it as large as fits into `size`.
+        fit: the base scale, see `fit.base_size`.
         short_side: for fit="short_side"; of several one is drawn. By default the shorter side of `size`.
         short_side_range: instead of `short_side`: drawn between these two, both included.
         max_long_side: for fit="short_side": a bound on the longer side, e.g. 2048 in mmsegmentation's ADE20K recipes.
@@ -103,7 +102,7 @@ class Warp(A.DualTransform):
         self,
         size: Size,
         *,
-        fit: Literal["native", "short_side", "stretch", "contain"] = "short_side",
+        fit: Fit = "short_side",
         short_side: int | Sequence[int] | None = None,
         short_side_range: tuple[int, int] | None = None,
         max_long_side: int | None = None,
@@ -156,18 +155,8 @@ class Warp(A.DualTransform):
 
     def _base_size(self, size: Size) -> tuple[float, float]:
         """Height and width of the picture at its base scale."""
-        height, width = size
-        if self.fit == "stretch":
-            return self.size
-        if self.fit == "native":
-            factor = 1.0
-        elif self.fit == "contain":
-            factor = min(self.size[0] / height, self.size[1] / width)
-        else:
-            factor = self._draw_short_side() / min(size)
-            if self.max_long_side:
-                factor = min(factor, self.max_long_side / max(size))
-        return height * factor, width * factor
+        short_side = self._draw_short_side() if self.fit == "short_side" else None
+        return base_size(size, self.size, self.fit, short_side=short_side, max_long_side=self.max_long_side)
 
     def _draw_short_side(self) -> int:
         if self.short_side_range:

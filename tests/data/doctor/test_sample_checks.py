@@ -12,6 +12,7 @@ from trimask.data.doctor.resolution import Resolution, from_config, parse
 from trimask.data.folder import Folder
 from trimask.data.shapes import Shapes
 from trimask.data.statistics import count
+from trimask.data.transforms import Warp
 from trimask.types import ClassSpec, DataError, Sample
 
 
@@ -556,3 +557,21 @@ def test_the_resolution_of_an_experiment():
     assert from_config({}) is None
     assert Resolution((256, 256)).scaled((720, 1280)) == (256, 455)
     assert Resolution((64, 96), "native").scaled((720, 1280)) == (720, 1280)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "picture", "expected"),
+    [
+        ({"size": [512, 512], "short_side": 512, "max_long_side": 2048}, (500, 4000), (256, 2048)),
+        ({"size": [512, 512], "fit": "contain", "scale": [0.1, 2.0]}, (720, 1440), (256, 512)),
+        ({"size": [800, 800], "short_side": [320, 640], "max_long_side": 1333}, (320, 480), (640, 960)),
+        ({"size": [800, 800], "short_side_range": [640, 700]}, (100, 200), (700, 1400)),
+        ({"size": [300, 400]}, (600, 600), (300, 300)),
+    ],
+)
+def test_the_resolution_is_that_of_the_warp(arguments, picture, expected):
+    found = from_config({"data": {"augment": [{"class_path": "trimask.data.transforms.Warp", "init_args": arguments}]}})
+    assert found.scaled(picture) == expected
+    warp = Warp(**{**arguments, "scale": (1.0, 1.0)})
+    drawn = [warp._base_size(picture) for _ in range(20)]
+    assert all(height <= expected[0] and width <= expected[1] for height, width in drawn)
