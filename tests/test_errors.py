@@ -147,6 +147,7 @@ def test_an_unknown_explanation_is_passed_on():
 
 def test_nearest():
     assert nearest("wieght", ["weight", "name"]) == "; did you mean 'weight'?"
+    assert nearest("fnc", ["fpn", "fcn", "fun"]) == "; did you mean 'fcn'?"
     assert nearest("x", ["weight", "name"]) == "; there are weight, name."
     assert nearest("x", []) == "."
     assert nearest("x", [f"option{n}" for n in range(50)]) == "."

@@ -161,7 +161,10 @@ def _options(class_path: str) -> list[str]:
 
 
 def _public(module: str) -> list[str]:
-    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+    """The names of a module, with modules that nobody has imported yet."""
+    found = importlib.import_module(module)
+    modules = [entry.name for entry in pkgutil.iter_modules(getattr(found, "__path__", []))]
+    return [name for name in dict.fromkeys([*dir(found), *modules]) if not name.startswith("_")]
 
 
 def _siblings(module: str) -> list[str]:
@@ -178,6 +181,7 @@ def _siblings(module: str) -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: what comes near, or a few that exist."""
     known = list(known)
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
-        return f"; did you mean {near[0]!r}?"
+    if near := difflib.get_close_matches(name, known, n=3, cutoff=0.6):
+        swapped = [one for one in near if sorted(one) == sorted(name)]  # letters out of order are the commonest slip
+        return f"; did you mean {(swapped or near)[0]!r}?"
     return f"; there are {', '.join(known)}." if 0 < len(known) <= 20 else "."
