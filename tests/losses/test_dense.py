@@ -44,6 +44,7 @@ def all_terms():
     return [
         *terms,
         ("weighted", lambda: CrossEntropy(weight=0.5, name="weighted")),
+        ("per_pixel", lambda: CrossEntropy(average="all", name="per_pixel")),
         ("smoothed", lambda: CrossEntropy(label_smoothing=0.2, name="smoothed")),
         ("few_kept", lambda: OhemCrossEntropy(min_kept=20, threshold=0.3, name="few_kept")),
         ("all_pixels", lambda: OhemCrossEntropy(average="all", name="all_pixels")),

@@ -64,6 +64,20 @@ def test_cross_entropy_is_torchs(num_channels, label_smoothing, weighted):
     agree(CrossEntropy(class_weights=weights, label_smoothing=label_smoothing), num_channels, oracle)
 
 
+@pytest.mark.parametrize("num_channels", [1, 4])
+@pytest.mark.parametrize("average", ["labelled", "all"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_over_the_number_of_labelled_or_of_all_pixels(num_channels, average, weighted):
+    weights = [0.5, 2.0, 1.0, 3.0][: max(2, num_channels)] if weighted else None
+
+    def oracle(full, labels):
+        weight = None if weights is None else torch.tensor(weights, dtype=full.dtype)
+        losses = F.cross_entropy(two_logits(full), labels, weight, ignore_index=IGNORED, reduction="none")
+        return losses.sum() / (labels.numel() if average == "all" else (labels != IGNORED).sum())
+
+    agree(CrossEntropy(class_weights=weights, average=average), num_channels, oracle)
+
+
 def ohem(full, labels, threshold, min_kept, weight=None):
     """(B, H, W) mmsegmentation's losses of the pixels that its `OHEMPixelSampler` keeps, 0 elsewhere, and which are kept."""
     full, valid = two_logits(full), labels != IGNORED
@@ -192,6 +206,7 @@ def test_lovasz_is_the_naive_loop(num_channels, per_image, absent):
     "make",
     [
         lambda: CrossEntropy(label_smoothing=1.5),
+        lambda: CrossEntropy(average="mean"),
         lambda: OhemCrossEntropy(threshold=2.0),
         lambda: OhemCrossEntropy(average="mean"),
         lambda: Focal(alpha=-1.0),

@@ -104,6 +104,45 @@ def test_layer_decay_and_undecayed_names_equal_those_of_timm(name):
     assert found["head.0.weight"][1] == 0.1
 
 
+@pytest.mark.parametrize(("num_stage_layers", "first", "last"), [(6, 0.9**6, 0.9**3), (12, 0.9**12, 0.9**9)])
+def test_stage_wise_decay_is_that_of_the_authors_of_convnext(num_stage_layers, first, last):
+    """Their rate of a parameter is decay^(layers + 1 - layer): the stages are layers 1 to 4, downsampling 0, the rest of
+    the network, norms of the maps among it, one more than there are layers."""
+    network = Network(Backbone("convnext_atto"))
+    groups = ParameterGroups(layer_decay=0.9, num_stage_layers=num_stage_layers)
+    found = settings_of(network, build_optimizer(network, adamw, groups))
+    outside = pytest.approx(0.1 * 0.9 ** (num_stage_layers + 1))
+    assert found["backbone.body.stem_0.weight"] == ("backbone_0", outside, 0.05)
+    assert found["backbone.body.stages_3.downsample.1.weight"] == ("backbone_0", outside, 0.05)
+    assert found["backbone.body.stages_0.blocks.1.conv_dw.weight"] == ("backbone_1", pytest.approx(0.1 * first), 0.05)
+    assert found["backbone.body.stages_3.blocks.0.gamma"] == ("backbone_4_no_decay", pytest.approx(0.1 * last), 0)
+    assert found["backbone.body.stages_3.blocks.1.mlp.fc1.weight"] == ("backbone_4", pytest.approx(0.1 * last), 0.05)
+    assert found["head.0.weight"] == ("head", 0.1, 0.05)
+
+
+def test_a_neck_learns_at_the_plain_rate():
+    network = Network(Small())
+    network.neck = nn.Linear(2, 2)
+    groups = ParameterGroups(backbone_multiplier=0.1, head_multiplier=10.0)
+    found = settings_of(network, build_optimizer(network, adamw, groups))
+    assert found["neck.weight"] == ("neck", 0.1, 0.05)
+    assert found["neck.bias"] == ("neck_no_decay", 0.1, 0)
+    assert found["head.0.weight"] == ("head", 1.0, 0.05)
+
+
+def test_names_that_alone_do_not_decay():
+    network = Network(Small())
+    groups = ParameterGroups(undecayed=["backbone.1.*", "*_norm.weight"])
+    found = settings_of(network, build_optimizer(network, adamw, groups))
+    assert {key for key, (_, _, decay) in found.items() if not decay} == {
+        "backbone.1.weight",
+        "backbone.1.bias",
+        "plane_norm.weight",
+    }
+    with pytest.raises(ValueError, match=r"no parameter of the name 'backbone\.norm'"):
+        ParameterGroups(undecayed=["backbone.norm"]).build(network)
+
+
 def test_a_backbone_of_ones_own_says_which_layer_is_which():
     backbone = Small()
     backbone.group_matcher = lambda coarse: {"stem": r"^0\.", "blocks": r"^(1)\."}
@@ -137,6 +176,14 @@ def test_what_makes_no_sense_is_refused():
         ParameterGroups(layer_decay=1.5)
     with pytest.raises(ValueError, match="negative"):
         ParameterGroups(head_multiplier=-1)
+    with pytest.raises(ValueError, match="give that too"):
+        ParameterGroups(num_stage_layers=6)
+    with pytest.raises(ValueError, match="contradict"):
+        ParameterGroups(decay_all=True, undecayed=[])
+    with pytest.raises(ValueError, match="0 stages, which cannot be 6 layers"):
+        ParameterGroups(layer_decay=0.9, num_stage_layers=6).build(Network(Small()))
+    with pytest.raises(ValueError, match="4 stages, which cannot be 3 layers"):
+        ParameterGroups(layer_decay=0.9, num_stage_layers=3).build(Network(Backbone("convnext_atto")))
     with pytest.raises(ValueError, match="does not say which layer"):
         ParameterGroups(layer_decay=0.9).build(Network(Small()))
     with pytest.raises(ValueError, match="no trainable parameter"):

@@ -46,6 +46,20 @@ def test_polynomial_equals_the_formula_of_mmsegmentation(step):
     assert base * schedule.factor(step, TOTAL) == pytest.approx(expected, rel=1e-9)
 
 
+def test_polynomial_falls_to_one_rate_in_all_groups():
+    """mmengine's PolyLR with an absolute `eta_min`, whatever the rate of a group."""
+    ours, theirs = optimizer((0.1, 0.01)), optimizer((0.1, 0.01))
+    seen = rates(ours, Polynomial(power=0.9, floor_rate=1e-4).build(ours, TOTAL), TOTAL + 2)
+    expected = [
+        [(base - 1e-4) * (1 - min(step / TOTAL, 1)) ** 0.9 + 1e-4 for base in (0.1, 0.01)] for step in range(TOTAL + 2)
+    ]
+    torch.testing.assert_close(seen, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
+    with pytest.raises(ValueError, match="lies above a learning rate"):
+        Polynomial(floor_rate=0.05).build(theirs, TOTAL)
+    with pytest.raises(ValueError, match="contradict"):
+        Polynomial(floor=0.1, floor_rate=0.05)
+
+
 def test_cosine_ends_at_its_floor():
     schedule = Cosine(floor=0.1)
     assert schedule.factor(0, TOTAL) == 1

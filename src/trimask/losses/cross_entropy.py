@@ -3,6 +3,11 @@
 Source: `torch.nn.functional.cross_entropy`; OHEM after Shrivastava et al., "Training Region-based Object Detectors with
 Online Hard Example Mining", CVPR 2016, https://arxiv.org/abs/1604.03540, in the form of mmsegmentation's
 `OHEMPixelSampler` (mmseg/structures/sampler/ohem_pixel_sampler.py).
+
+What plain cross-entropy is divided by differs, and with it the effective learning rate: torch takes the sum of the class
+weights of the labelled pixels, Caffe (SegNet) their number, mmsegmentation by default the number of all pixels, unlabelled
+ones and padding too.
+
 **Deviations**: by default the mean of OHEM is over the kept pixels, as in HRNet's `OhemCrossEntropy`; `average="all"` is
 mmsegmentation's division by all pixels, with which the value shrinks as fewer pixels are hard. Neither OHEM looks at class
 weights when it chooses pixels.
@@ -20,13 +25,15 @@ from trimask.losses.dense import DenseTerm, Look, Strip
 
 
 class CrossEntropy(DenseTerm):
-    """Equal to `F.cross_entropy` with its mean, which divides by the sum of the class weights of the pixels' labels.
+    """Equal to `F.cross_entropy` with its mean.
 
     Args:
         weight: factor on the value.
         class_weights: one factor a class, not negative; or the rule by which they are made from how often the classes occur
             in the training split, see `class_weights`; by default 1.
         label_smoothing: share of the truth that is spread evenly over the classes, 0..1. With it the minimum is not 0.
+        average: what the sum is divided by. "weights": the class weights of all labelled pixels; "labelled": their number;
+            "all": the number of all pixels. Without class weights the first two are the same.
         name: key of the value.
     """
 
@@ -36,12 +43,16 @@ class CrossEntropy(DenseTerm):
         weight: float = 1.0,
         class_weights: list[float] | Rule | None = None,
         label_smoothing: float = 0.0,
+        average: Literal["weights", "labelled", "all"] = "weights",
         name: str = "cross_entropy",
     ) -> None:
         super().__init__(weight=weight, name=name)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in 0..1; got {label_smoothing}.")
+        if average not in ("weights", "labelled", "all"):
+            raise ValueError(f"Cross-entropy averages over weights, labelled pixels or all; got {average!r}.")
         self.label_smoothing = label_smoothing
+        self.average = average
         self.class_weights = ClassWeights(class_weights, name)
 
     @property
@@ -56,7 +67,9 @@ class CrossEntropy(DenseTerm):
         self.class_weights.check(max(2, num_channels))
 
     def focus(self, look: Look) -> Tensor:
-        if not self.class_weights.is_given:
+        if self.average == "all":
+            return look.num_valid.new_tensor(look.labels.numel())
+        if not self.class_weights.is_given or self.average == "labelled":
             return look.num_valid
         total = look.total(self.class_weights.like(look.num_valid)[look.labels])
         return total.where(total > 0, 1)

@@ -2,8 +2,9 @@
 
 Sources: no decay for norms and biases (He et al. 2019, arXiv 1812.01187), for embeddings and tokens (DeiT, Swin;
 Mask2Former for queries); a smaller rate in the pretrained backbone (DETR, Mask2Former) or a larger one in the head
-(mmsegmentation's `lr_mult=10`); layer-wise rates (BEiT, arXiv 2106.08254). Which parameter is in which layer of a
-backbone, and which of its parameters do not decay, is what timm says of the model (`group_matcher`, `no_weight_decay`).
+(mmsegmentation's `lr_mult=10`); layer-wise rates (BEiT, arXiv 2106.08254); stage-wise rates (facebookresearch/ConvNeXt,
+`decay_type="stage_wise"`, MIT). Which parameter is in which layer of a backbone, and which of its parameters do not decay,
+is what timm says of the model (`group_matcher`, `no_weight_decay`).
 Deviations: none in the arithmetic. As timm wraps its models for feature maps without these two methods, they are asked
 of a twin on the meta device.
 """
@@ -11,7 +12,7 @@ of a twin on the meta device.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -33,44 +34,58 @@ class ParameterGroups:
 
     Attributes:
         backbone_multiplier: learning rate of `network.backbone` as a multiple of the optimizer's.
-        head_multiplier: the same for everything else.
+        head_multiplier: the same for everything else but `network.neck`, which learns at the optimizer's own rate.
         layer_decay: factor from one layer of the backbone to the one before it, counted from the head; None for one
             rate in the whole backbone. 0.65 to 0.9 for plain transformers.
+        num_stage_layers: with `layer_decay`, whole stages count as layers 1, 2, ... of so many, and the stem and all
+            downsampling as layer 0, as ConvNeXt's authors have it: 6 for ConvNeXt-T and 12 for the larger ones, whose
+            stages are four all the same. By default timm's layers, about one a block.
         decay_all: let weight decay act on norms, biases, 1-D parameters, embeddings and tokens too, as plain SGD
             recipes do.
+        undecayed: instead, patterns of the names of all parameters that do not decay, such as "backbone.*norm*".
     """
 
     backbone_multiplier: float = 1.0
     head_multiplier: float = 1.0
     layer_decay: float | None = None
+    num_stage_layers: int | None = None
     decay_all: bool = False
+    undecayed: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if min(self.backbone_multiplier, self.head_multiplier) < 0:
             raise ValueError("A multiplier of the learning rate must not be negative.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"`layer_decay` must lie above 0 and at most at 1; got {self.layer_decay}.")
+        if self.num_stage_layers is not None and self.layer_decay is None:
+            raise ValueError("`num_stage_layers` says what `layer_decay` counts; give that too.")
+        if self.decay_all and self.undecayed is not None:
+            raise ValueError("`decay_all` and `undecayed` contradict each other; give one of them.")
 
     def build(self, network: nn.Module) -> list[dict[str, Any]]:
         """Groups for an optimizer: `name`, `params`, `lr_scale`, and `weight_decay` = 0 where there is to be none.
 
-        Names are "backbone" and "head", "backbone_3" for layer 3 under a layer decay, and end in "_no_decay".
+        Names are "backbone", "neck" and "head", "backbone_3" for layer 3 under a layer decay, and end in "_no_decay".
 
         Raises:
-            ValueError: if the settings speak of a backbone and the network has none, or nothing is trainable.
+            ValueError: if the settings speak of a backbone, layers or names that the network does not have, or nothing is
+                trainable.
         """
         backbone = getattr(network, "backbone", None)
         if backbone is None and (self.backbone_multiplier != 1 or self.layer_decay is not None):
             raise ValueError(
                 f"{type(network).__name__} has no `backbone`; remove `backbone_multiplier` and `layer_decay`."
             )
-        layers = self._layers(backbone) if backbone is not None else {}
-        undecayed = set() if self.decay_all else _undecayed(network, backbone)
+        places = self._layers(backbone) if backbone is not None else {}
+        neck = getattr(network, "neck", None)
+        if neck is not None:
+            places |= dict.fromkeys(neck.parameters(), ("neck", 1.0))
+        undecayed = self._undecayed(network, backbone)
         groups: dict[str, dict[str, Any]] = {}
         for parameter in network.parameters():  # a shared parameter comes once
             if not parameter.requires_grad:
                 continue
-            name, scale = layers.get(parameter, ("head", self.head_multiplier))
+            name, scale = places.get(parameter, ("head", self.head_multiplier))
             extra = {"weight_decay": 0.0} if parameter in undecayed else {}
             name += "_no_decay" if extra else ""
             group = groups.setdefault(name, {"name": name, "params": [], "lr_scale": scale, **extra})
@@ -84,16 +99,29 @@ class ParameterGroups:
         if self.layer_decay is None:
             return dict.fromkeys(backbone.parameters(), ("backbone", self.backbone_multiplier))
         names, model = _model_names(backbone)
-        if not hasattr(model, "group_matcher"):
+        if self.num_stage_layers is not None:
+            layer_of, deepest = _stages(names, self.num_stage_layers), self.num_stage_layers
+        elif hasattr(model, "group_matcher"):
+            layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+            deepest = max(layer for name, layer in layer_of.items() if name in names)
+        else:
             raise ValueError(f"{type(backbone).__name__} does not say which layer is which; remove `layer_decay`.")
-        layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-        deepest = max(layer for name, layer in layer_of.items() if name in names)
         found = {}
         for name, parameter in names.items():
             layer = layer_of.get(name, deepest)
             scale = self.backbone_multiplier * self.layer_decay ** (deepest + 1 - layer)
             found[parameter] = (f"backbone_{layer}", scale)
         return found
+
+    def _undecayed(self, network: nn.Module, backbone: nn.Module | None) -> set[nn.Parameter]:
+        if self.decay_all:
+            return set()
+        if self.undecayed is None:
+            return _undecayed(network, backbone)
+        names = dict(network.named_parameters())
+        if missed := [pattern for pattern in self.undecayed if not _matching(names, [pattern])]:
+            raise ValueError(f"{type(network).__name__} has no parameter of the name {missed[0]!r}; see `undecayed`.")
+        return _matching(names, self.undecayed)
 
 
 def build_optimizer(
@@ -124,8 +152,22 @@ def _undecayed(network: nn.Module, backbone: nn.Module | None) -> set[nn.Paramet
 
 
 def _listed(names: dict[str, nn.Parameter], model: Any) -> set[nn.Parameter]:
-    patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return _matching(names, model.no_weight_decay() if hasattr(model, "no_weight_decay") else ())
+
+
+def _matching(names: dict[str, nn.Parameter], patterns: Iterable[str]) -> set[nn.Parameter]:
     return {p for name, p in names.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _stages(names: Iterable[str], num_layers: int) -> dict[str, int]:
+    """The layer of each parameter: 1 for the first stage, ..., 0 outside and in front of the stages."""
+    found = {name: re.match(r"stages\.(\d+)\.(?!downsample\.)", name) for name in names}
+    layers = {name: 0 if stage is None else int(stage[1]) + 1 for name, stage in found.items()}
+    if not 0 < max(layers.values()) <= num_layers:
+        raise ValueError(
+            f"The backbone has {max(layers.values())} stages, which cannot be {num_layers} layers; see `num_stage_layers`."
+        )
+    return layers
 
 
 def _model_names(backbone: nn.Module) -> tuple[dict[str, nn.Parameter], Any]:

@@ -5,14 +5,15 @@ Sources: the polynomial schedule of DeepLab (Chen et al. 2017, arXiv 1706.05587)
 arXiv 1706.02677).
 Deviations: the warm-up scales the schedule instead of delaying it, as in mmsegmentation 0.x and in LinearLR + PolyLR
 from step 0: after the warm-up the factor is that of a run without one. `floor` is a fraction of each group's base
-rate, where mmengine's `eta_min` is absolute. Past the end of the run the last factor stays.
+rate; mmengine's absolute `eta_min` is `floor_rate`. Past the end of the run the last factor stays.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -65,15 +66,31 @@ class Polynomial(Schedule):
     Attributes:
         power: 0.9 in the DeepLab and mmsegmentation recipes, 1 (linear) in those of transformers.
         floor: the last factor, 0..1.
+        floor_rate: instead, the last learning rate, the same for groups of any base rate. A warm-up may lie below it.
     """
 
     power: float = 0.9
     floor: float = 0.0
+    floor_rate: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require("power", self.power, 0, math.inf)
         _require("floor", self.floor, 0, 1)
+        _require("floor_rate", self.floor_rate, 0, math.inf)
+        if self.floor and self.floor_rate:
+            raise ValueError("`floor` and `floor_rate` contradict each other; give one of them.")
+
+    def build(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+        if not self.floor_rate:
+            return super().build(optimizer, total_steps)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if min(rates) < self.floor_rate:
+            raise ValueError(
+                f"`floor_rate` {self.floor_rate} lies above a learning rate that is to fall: {min(rates)}."
+            )
+        own = [replace(self, floor=self.floor_rate / rate, floor_rate=0.0) for rate in rates]
+        return LambdaLR(optimizer, [partial(schedule.factor, total_steps=total_steps) for schedule in own])
 
     def decay(self, progress: float) -> float:
         return float((1 - self.floor) * (1 - progress) ** self.power + self.floor)
