@@ -40,6 +40,12 @@ def test_the_cause_is_told_where_a_library_wraps_it():
     assert one_sentence(wrap(raised(ClassSpec, []))).startswith("A class list needs at least one class")
 
 
+def test_too_little_memory_is_told_with_what_to_do():
+    sentence = one_sentence(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert "accumulate_grad_batches" in sentence
+    assert "eval_batch_size" in sentence
+
+
 @pytest.mark.parametrize(
     "slip",
     [

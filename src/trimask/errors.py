@@ -15,6 +15,11 @@ from typing import NamedTuple, NoReturn
 
 from trimask.types import DataError
 
+OUT_OF_MEMORY = (
+    "The device's memory does not suffice. In training, --trainer.accumulate_grad_batches=2 computes a step in two halves: "
+    "data.batch_size stays the total of a step, but batch norms see half of the pictures at a time. In evaluation, lower "
+    "data.eval_batch_size and model.inference.max_batch."
+)
 PACKAGE = str(Path(__file__).resolve().parent)
 
 
@@ -36,6 +41,8 @@ def one_sentence(error: BaseException) -> str | None:
             return _without_worker_traceback(str(cause), type(cause).__name__)
     if isinstance(error, PermissionError):
         return f"{error.filename}: {error.strerror}."
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of an accelerator
+        return OUT_OF_MEMORY
     if type(error).__name__ in ("ArgumentError", "ParserError"):  # jsonargparse's
         return innermost(str(error))
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, about the trainer's settings

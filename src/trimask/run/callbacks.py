@@ -119,6 +119,14 @@ class LearningRates(Callback):
             logger.log_metrics(rates, step=step)
 
 
+def _batch(trainer: Any) -> str:
+    """The pictures of a step, and how they are divided."""
+    total, devices, parts = trainer.datamodule.batch_size, trainer.world_size, trainer.accumulate_grad_batches
+    if devices * parts == 1:
+        return f"{total} pictures"
+    return f"{total} pictures ({devices} devices x {parts} accumulated batches x {total // (devices * parts)})"
+
+
 class Progress(RichProgressBar):
     """Lightning's rich bar with the learning rate and the throughput; one line a validation where nobody watches."""
 
@@ -155,7 +163,8 @@ class Report(Callback):
         millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         log.info(
             f"{type(network).__name__} with {millions:.2f} M parameters, {len(data.split('train'))} pictures to train and "
-            f"{len(data.split('val'))} to validate, {int(trainer.estimated_stepping_batches)} steps -> {self.folder.path}"
+            f"{len(data.split('val'))} to validate, {int(trainer.estimated_stepping_batches)} steps of {_batch(trainer)} -> "
+            f"{self.folder.path}"
         )
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
