@@ -144,13 +144,15 @@ class Sample:
     def target(self, min_area: int = 1) -> Target:
         """The truth as tensors, without the segments that have fewer than `min_area` pixels left after a crop."""
         keep = self.areas() >= min_area
-        segments = self.segments
+        segments = np.require(
+            self.segments, requirements=["C", "W"]
+        )  # of a cache they are read-only, which torch has not
         if not keep.all():
             new_ids = np.zeros(len(keep) + 1, dtype=segments.dtype)
             new_ids[1:][keep] = np.arange(1, keep.sum() + 1)
             segments = new_ids[segments]
         return Target(
-            segments=torch.from_numpy(np.ascontiguousarray(segments)),
+            segments=torch.from_numpy(segments),
             labels=torch.from_numpy(self.labels[keep]),
             is_crowd=torch.from_numpy(self.is_crowd[keep]),
             num_dropped=int((~keep).sum()),

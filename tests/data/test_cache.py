@@ -519,3 +519,16 @@ def test_the_processes_of_a_distributed_run_share_memory(tmp_path):
     [process.start() for process in processes]
     [process.join() for process in processes]
     assert sorted(results.get() for _ in processes) == [(rank, 10**6, [0, 1, 2]) for rank in range(3)]
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+@every_store
+def test_what_is_kept_cannot_be_written_to(root, make):
+    cached = Cached(dataset(root), make())
+    [cached[index] for index in range(2)]
+    for name in ("image", "segments", "labels", "is_crowd"):
+        array = getattr(cached[0], name)
+        if array.flags.writeable:
+            array[:] = 0
+    assert cached[0].target().size == (20, 30)
+    assert_same(cached[0], dataset(root)[0])

@@ -458,3 +458,22 @@ def test_transforms_describe_themselves_and_travel_to_workers():
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Warp((8, 8), **options)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [Warp((40, 60), fit="native")],
+        [Warp((40, 60), fit="native", flip=1.0), A.CoarseDropout(p=1.0)],
+        [Warp((20, 20), fit="native"), A.CoarseDropout(p=1.0)],
+        [A.CoarseDropout(p=1.0)],
+        [],
+    ],
+)
+def test_what_a_cache_keeps_is_neither_written_to_nor_given_away(transforms):
+    one = Sample(*(np.full(s, 7, np.uint8) for s in ((40, 60, 3), (1, 40, 60))), np.arange(7), np.zeros(7, bool), "one")
+    for array in (one.image, one.segments):
+        array.flags.writeable = False
+    found = Augment(transforms)(one, (0,))
+    found.image[:] = found.segments[:] = 3
+    assert one.image.min() == one.segments.min() == 7

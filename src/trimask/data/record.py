@@ -7,8 +7,8 @@
 The key tells a block from another one's, the lengths and the checksum a whole block from a torn one. The checksum is the
 sum of the 64-bit words, which a missing page changes; it is no protection against forgery.
 
-A block is mapped privately, copy on write: whoever writes into the arrays of a sample writes into memory of their own,
-never into what is kept. So neither torch nor an in-place transform meets a read-only array.
+Nobody can write into what is kept. `read` maps a block privately, copy on write: whoever writes into the arrays of a sample
+writes into memory of their own. `view` gives read-only arrays of a mapping that stays, which costs no page faults.
 """
 
 from __future__ import annotations
@@ -77,10 +77,15 @@ def read(key: bytes, file: int, size: int, offset: int = 0, *, check: bool) -> S
     if size < _HEADER.size:
         return None
     block = mmap.mmap(file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+    return view(key, memoryview(block), check=check)
+
+
+def view(key: bytes, block: memoryview, *, check: bool) -> Sample | None:
+    """The sample of a block in memory, with arrays that lie there and can be written to if the block can; else as `read`."""
     magic, found, checksum, expected, description = _HEADER.unpack_from(block)
-    if (magic, found, expected) != (_MAGIC, key, size) or _HEADER.size + description > size:
+    if (magic, found, expected) != (_MAGIC, key, len(block)) or _HEADER.size + description > len(block):
         return None
-    if check and _checksum([memoryview(block)[_HEADER.size :]]) != checksum:
+    if check and _checksum([block[_HEADER.size :]]) != checksum:
         return None
     try:
         return _sample(block, _HEADER.size + description)
@@ -88,8 +93,8 @@ def read(key: bytes, file: int, size: int, offset: int = 0, *, check: bool) -> S
         return None
 
 
-def _sample(block: mmap.mmap, start: int) -> Sample:
-    told = json.loads(block[_HEADER.size : start])
+def _sample(block: memoryview, start: int) -> Sample:
+    told = json.loads(bytes(block[_HEADER.size : start]))
     arrays: dict[str, Any] = {}
     for name, dtype, shape, place in told["arrays"]:
         arrays[name] = np.ndarray(shape, dtype, buffer=block, offset=start + place)

@@ -57,6 +57,7 @@ class Augment:
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> None:
         self.pipeline = A.Compose(list(transforms), strict=False)
+        self._makes_new_arrays = bool(transforms) and isinstance(transforms[0], Warp)
 
     def __call__(self, sample: Sample, key: Sequence[int], *, focus: int | None = None) -> Sample:
         """The sample, transformed.
@@ -67,7 +68,10 @@ class Augment:
         """
         generator = np.random.default_rng(key)
         self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        result = self.pipeline(image=sample.image, masks=sample.segments, labels=sample.labels, focus=focus)
+        image, masks = sample.image, sample.segments
+        if not self._makes_new_arrays:  # but may write into those it is given, which a cache may hold
+            image, masks = (array if array.flags.writeable else array.copy() for array in (image, masks))
+        result = self.pipeline(image=image, masks=masks, labels=sample.labels, focus=focus)
         segments = np.asarray(result["masks"]).reshape(-1, *result["image"].shape[:2])
         return replace(sample, image=result["image"], segments=segments.astype(sample.segments.dtype, copy=False))
 
