@@ -1,11 +1,13 @@
-"""What a dense output answers, against the plain way: interpolate everything, then take the largest."""
+"""What outputs answer, against the plain way: interpolate everything, then take the largest."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimask.outputs import DenseOutput
+from trimask.inference.views import Averaged, Blended, Flipped
+from trimask.outputs import DenseOutput, QueryOutput
+from trimask.types import ClassSpec
 
 SIZE = (37, 53)
 
@@ -106,3 +108,58 @@ def test_torch_export_goes_through_an_output():
     assert torch.equal(program.module()(images), module(images))
     other = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8)
     assert torch.equal(program.module()(other), module(other))
+
+
+# --- queries ---
+
+
+def query_output():
+    generator = torch.Generator().manual_seed(0)
+    masks, classes = torch.randn(3, 6, 5, 7, generator=generator), torch.randn(3, 6, 5, generator=generator)
+    return QueryOutput(masks, classes, aux=(QueryOutput(masks[..., ::2], classes + 1),))
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_queries_answer_the_semantic_question(scores):
+    output = query_output()
+    answers = output.semantic(SIZE, scores=scores)
+    plain = output.score_rows(SIZE, (0, SIZE[0]))
+    assert output.num_scores == plain.shape[1] == 4
+    agree = torch.stack([answer.labels for answer in answers]) == plain.argmax(1)
+    assert agree.float().mean() > 0.999
+    if scores:
+        assert torch.equal(answers[1].scores, output.probabilities(plain)[1])
+        assert torch.equal(answers[1].confidence, answers[1].scores.amax(0))
+
+
+@pytest.mark.parametrize("question", ["instances", "panoptic"])
+def test_queries_answer_with_the_things_of_the_classes(question):
+    output, classes = query_output(), ClassSpec(["a", "b", "c", "d"], things=[1])
+    answers = getattr(output, question)(SIZE, classes=classes)
+    alone = getattr(output.picture(2), question)(SIZE, classes=classes)
+    assert len(answers) == len(output) == 3
+    assert len(alone) == 1
+    for name, value in vars(answers[2]).items():
+        assert torch.equal(getattr(alone[0], name), value)
+    if question == "instances":
+        assert set(answers[0].labels.tolist()) == {1}
+        assert len(output.instances(SIZE, classes=classes, top=3)[0].labels) < len(answers[0].labels) <= 6
+
+
+def test_one_picture_of_queries_keeps_its_earlier_layers():
+    output = query_output()
+    one = output.picture(1)
+    assert torch.equal(one.masks, output.masks[1:2])
+    assert torch.equal(one.aux[0].classes, output.aux[0].classes[1:2])
+
+
+def test_queries_are_blended_and_averaged_over_looks():
+    """A flipped look at a mirrored picture, and windows of an output that is the same everywhere, change nothing."""
+    output = query_output().picture(0)
+    mirrored = QueryOutput(output.masks.flip(-1), output.classes)
+    (answer,) = Averaged([output, Flipped(mirrored)]).semantic(SIZE, scores=True)
+    torch.testing.assert_close(answer.scores, output.semantic(SIZE, scores=True)[0].scores)
+    flat = QueryOutput(output.masks[:, :, :1, :1], output.classes)
+    blended = Blended(lambda windows: flat, torch.zeros(3, 20, 24), (8, 8), (5, 5), 1)
+    (windows,) = blended.semantic(SIZE, scores=True)
+    torch.testing.assert_close(windows.scores, flat.semantic(SIZE, scores=True)[0].scores)
