@@ -6,6 +6,7 @@ from trimask.losses.dense import DenseCriterion, DenseTerm, Look, Strip
 from trimask.losses.dice import Dice
 from trimask.losses.focal import Focal
 from trimask.losses.lovasz import Lovasz
+from trimask.losses.query import QueryCriterion
 from trimask.losses.tversky import Tversky
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Focal",
     "Look",
     "Lovasz",
+    "QueryCriterion",
     "OhemCrossEntropy",
     "Strip",
     "Tversky",
