@@ -18,8 +18,8 @@ __all__ = [
     "Focal",
     "Look",
     "Lovasz",
-    "QueryCriterion",
     "OhemCrossEntropy",
+    "QueryCriterion",
     "Strip",
     "Tversky",
 ]
