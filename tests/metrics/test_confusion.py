@@ -227,7 +227,7 @@ def test_equal_on_two_and_three_processes(shards, tmp_path):
     commands = [[sys.executable, __file__, str(rank), json.dumps(shards), str(tmp_path)] for rank in range(len(shards))]
     processes = [subprocess.Popen(command) for command in commands]
     try:
-        assert [process.wait(timeout=60) for process in processes] == [0] * len(shards)
+        assert [process.wait(timeout=240) for process in processes] == [0] * len(shards)
     finally:
         for process in processes:
             process.kill()
