@@ -5,8 +5,9 @@
       init_args: {network: {init_args: {backbone: resnet50}}}
     baseline: {metric: val/miou, value: 0.87, tolerance: 0.01, source: ...}
 
-Fragments and experiment are merged in order into plain arguments of the command line, later wins: mappings are merged key by
-key, everything else is replaced, and a new `class_path` drops the arguments of the old class.
+Fragments, which may have `defaults:` of their own, and experiment are merged in order into plain arguments of the command
+line, later wins: mappings are merged key by key, everything else is replaced, and a new `class_path` drops the arguments of
+the old class.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def find_fragment(name: str, asked_by: Path | str) -> Path:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` changed by `over`; neither is modified."""
     result = dict(base)
-    if over.get("class_path", base.get("class_path")) != base.get("class_path"):
+    if "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]:
         result.pop("init_args", None)
     for key, value in over.items():
         old = result.get(key)

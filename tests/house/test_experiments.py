@@ -1,16 +1,24 @@
-"""Every experiment and every fragment parses, builds and states a baseline or why there is none."""
+"""Every experiment and every fragment parses, builds, states a baseline or why there is none, and follows its recipe."""
 
 import importlib.util
+import os
+import re
+from copy import deepcopy
 from pathlib import Path
 
+import jsonargparse
 import pytest
+import torch
 import yaml
 
 from trimask import experiments
 from trimask.experiments import Baseline
+from trimask.optim import build_optimizer
+from trimask.run.build import add_arguments, build
 
 ROOT = Path(__file__).parents[2]
 NAMES = experiments.names()
+EXPERIMENTS = {name: experiments.find(name) for name in NAMES}
 
 
 def test_the_names_are_those_of_the_files():
@@ -19,12 +27,12 @@ def test_the_names_are_those_of_the_files():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_states_a_baseline_or_why_none(name):
-    assert str(experiments.find(name).baseline)
+    assert str(EXPERIMENTS[name].baseline)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_says_only_what_is_its_own(name):
-    path = experiments.find(name).path
+    path = EXPERIMENTS[name].path
     assert len(path.read_text().splitlines()) <= 50
     body = yaml.safe_load(path.read_text())
     inherited = {}
@@ -48,44 +56,167 @@ def test_every_fragment_is_small_and_says_what_it_is(path):
     text = path.read_text()
     assert text.startswith("#"), "a fragment opens with what it is"
     assert len(text.splitlines()) <= 25
-    assert set(yaml.safe_load(text)) <= {"data", "model", "trainer", "run", "baseline"}
+    assert set(yaml.safe_load(text)) <= {"defaults", "data", "model", "trainer", "run", "baseline"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_builds(name, tmp_path):
-    from trimask.run.build import build
+def first_of_their_kind():
+    """The first experiment of each network and of each dataset."""
+    seen, found = set(), []
+    for name in NAMES:
+        config = EXPERIMENTS[name].config
+        parts = {config["model"]["init_args"]["network"]["class_path"], config["data"]["dataset"]["class_path"]}
+        found += [name] if parts - seen else []
+        seen |= parts
+    return found
 
-    config = experiments.find(name).config
-    config["data"] = experiments.merge(config["data"], {"dataset": small_files(config["data"]["dataset"], tmp_path)})
+
+FIRST = first_of_their_kind()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FIRST])
+def test_every_other_experiment_parses(name):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
+    config = deepcopy(EXPERIMENTS[name].config)
+    assert parser.parse_object({key: config[key] for key in ("model", "data")}).model.class_path
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.slow) for name in NAMES]
+)
+def test_every_experiment_builds(name, written):
+    """On the meta device: everything but the values of the weights, which say nothing about an experiment."""
+    config = dict(EXPERIMENTS[name].config)
+    config["data"] = experiments.merge(config["data"], {"dataset": written(config["data"]["dataset"])})
     without_weights = {"init_args": {"network": {"init_args": {"pretrained": False}}}}
     config["model"] = experiments.merge(config["model"], without_weights)
-    module, data = build(config)
+    with torch.device("meta"):
+        module, data = build(config)
     assert module.classes == data.classes
+    build_optimizer(module.network, module.make_optimizer, module.groups)
     sample = data.augment(data.split("train")[0], (0,))
     assert sample.image.shape[:2] == sample.segments.shape[1:]
+    row = ROWS.get(row_of(name))
+    if row and "computed here" in (row["params_note"] or ""):
+        assert sum(p.numel() for p in module.network.parameters()) / 1e6 == pytest.approx(row["params_m"], abs=0.005)
 
 
-def small_files(dataset, folder):
-    """The dataset on small files in its native layout, as the contract test has them."""
-    for file in sorted((ROOT / "tests" / "data" / "layouts").glob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"layouts_{file.stem}", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        for name, write in sorted(module.CASES.items()):
-            case = write(new_folder(folder / file.stem / name))
-            if case["class_path"] == dataset["class_path"]:
-                return case
-    return dataset
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Writes a dataset of an experiment as small files in its native layout, once; others, which need none, stay."""
+    cases = {}
+
+    def write(dataset):
+        given = dataset.get("init_args", {})
+        kind = import_class(dataset["class_path"])
+        file = ROOT / "tests" / "data" / "layouts" / f"{kind.__module__.rpartition('.')[2]}.py"
+        if not file.is_file():
+            return dataset
+        if file not in cases:
+            spec = importlib.util.spec_from_file_location(f"layouts_{file.stem}", file)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            cases[file] = [make(tmp_path_factory.mktemp(name)) for name, make in module.CASES.items()]
+        fitting = [case for case in cases[file] if import_class(case["class_path"]) is kind]
+        return next((case for case in fitting if given.items() <= case["init_args"].items()), fitting[0])
+
+    return write
 
 
-def new_folder(path):
-    path.mkdir(parents=True)
-    return path
+def import_class(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- the published facts; they lie beside the data and are no part of the package ---
+
+
+def published_rows():
+    beside = [Path(os.environ["TRIMASK_DATA"]).parent] if "TRIMASK_DATA" in os.environ else []
+    for folder in [*beside, ROOT.parent / "shared", ROOT / "shared"]:
+        if (file := folder / "baselines" / "baselines.yaml").is_file():
+            return {
+                row["id"]: row for row in yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            }
+    return {}
+
+
+ROWS = published_rows()
+DENSE = {"FCN", "U-Net", "SegNet", "PSPNet", "DeepLabV3", "DeepLabV3+", "UPerNet", "CCNet", "FastFCN", "SETR"}
+DENSE |= {"Segmenter", "SegFormer", "ESPNet"}
+# Without an experiment: mmsegmentation's U-Net from scratch is another network than ours on a backbone.
+NOT_OURS = {"mmseg/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024"}
+
+
+def row_of(name):
+    """The id of the row that an experiment reproduces, a word of its source; None where it names none."""
+    words = (EXPERIMENTS[name].baseline.source or "").replace(",", " ").split()
+    return next((word for word in words if word in ROWS), None)
+
+
+@pytest.mark.skipif(not ROWS, reason="the published facts (shared/baselines/baselines.yaml) are not here")
+def test_every_core_row_of_a_dense_network_has_an_experiment():
+    dense = {key for key, row in ROWS.items() if row["core"] and row["task"] == "semantic" and row["system"] in DENSE}
+    assert dense - NOT_OURS - {row_of(name) for name in NAMES} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if row_of(name) in ROWS])
+def test_an_experiment_follows_the_recipe_of_its_row(name):
+    row, config = ROWS[row_of(name)], EXPERIMENTS[name].config
+    data, trainer, model = config["data"], config["trainer"], config["model"]["init_args"]
+    sizes = [transform.get("init_args", {}).get("size") for transform in data.get("augment", [])]
+    split = config["baseline"]["metric"].partition("/")[0]
+    published = row["metrics"].get(f"mIoU_{split}", row["metrics"].get("mIoU"))
+    assert config["baseline"]["value"] == pytest.approx(published / 100)
+    assert row["crop_size"] in sizes
+    assert row["batch"] in (None, data["batch_size"])
+    schedule = row["schedule"] or ""
+    if found := re.match(r"(\d+) (iters|epochs)", schedule):
+        assert trainer[{"iters": "max_steps", "epochs": "max_epochs"}[found[2]]] == int(found[1])
+    optimizer = model["optimizer"]
+    if row["optimizer"]:
+        assert optimizer["class_path"].rpartition(".")[2] == row["optimizer"].split()[0]
+        rate = row["lr"] if isinstance(row["lr"], float) else float(row["lr"].split()[0])
+        assert optimizer["init_args"]["lr"] == pytest.approx(rate)
+        assert optimizer["init_args"]["weight_decay"] == pytest.approx(row["weight_decay"])
+    check_schedule(row, model["schedule"].get("init_args", {}), trainer.get("max_steps"))
+    check_groups(row, model.get("groups", {}))
+    check_test(row, model.get("inference", {}))
+    assert model["network"]["init_args"].get("drop_path", row["drop_path"]) == row["drop_path"]
+    assert (row["backbone"] or "").lower().startswith(("r50", "r-50")) <= ("resnet50" in str(model["network"]))
+
+
+def check_schedule(row, schedule, steps):
+    policy = row["lr_policy"] or ""
+    if found := re.search(r"power=([\d.]+) (?:eta_min|min_lr)=([\d.e-]+)", policy):
+        assert schedule["power"] == float(found[1])
+        assert schedule.get("floor_rate", 0.0) == pytest.approx(float(found[2]))
+    if found := re.match(r"linear (\d+) iters from x([\d.e-]+)", row["warmup"] or ""):
+        assert schedule["warmup"] * steps == pytest.approx(int(found[1]))
+        assert schedule["warmup_start"] == pytest.approx(float(found[2]))
+    elif row["lr_policy"]:
+        assert "warmup" not in schedule
+
+
+def check_groups(row, groups):
+    multipliers = row["lr_multipliers"] or {}
+    assert groups.get("head_multiplier", 1.0) == multipliers.get("head", {}).get("lr_mult", 1.0)
+    assert groups.get("layer_decay") == multipliers.get("layer_decay")
+    assert groups.get("num_stage_layers") == multipliers.get("num_layers")
+
+
+def check_test(row, inference):
+    test = row["test"] or {}
+    assert inference.get("window") == test.get("crop")
+    assert inference.get("stride") == test.get("stride")
+    if test.get("resize") == [2048, 512]:
+        assert (inference["short_side"], inference["max_long_side"]) == (512, 2048)
 
 
 def test_merging_replaces_the_arguments_of_another_class():
     base = {"a": {"class_path": "x.A", "init_args": {"p": 1}}, "b": [1, 2]}
     assert experiments.merge(base, {"a": {"class_path": "x.B"}}) == {"a": {"class_path": "x.B"}, "b": [1, 2]}
+    assert experiments.merge({"a": {"init_args": {"q": 2}}}, base)["a"]["init_args"] == {"q": 2, "p": 1}
     assert experiments.merge(base, {"a": {"init_args": {"q": 2}}})["a"]["init_args"] == {"p": 1, "q": 2}
     assert experiments.merge(base, {"b": [3]})["b"] == [3]
     assert base["a"]["init_args"] == {"p": 1}

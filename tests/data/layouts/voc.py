@@ -1,4 +1,6 @@
-"""Pascal VOC as the challenge has it, as LabelMe exports it, and as CVAT does, with the masks as colors."""
+"""Pascal VOC as the challenge has it, augmented, as LabelMe exports it, and as CVAT does, with the masks as colors."""
+
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -55,6 +57,14 @@ def challenge(root, **arguments):
     return case(root, truth="panoptic", **arguments)
 
 
+def augmented(root):
+    challenge(root)
+    shutil.copytree(root / "SegmentationClass", root / "SegmentationClassAug")
+    folder = root / "ImageSets" / "Segmentation"
+    shutil.copy(folder / "train.txt", folder / "trainaug.txt")
+    return case(root, train_list="trainaug")
+
+
 def labelme(root):
     labels, _ = maps()
     names = ("a", "b", "c", "d")
@@ -84,4 +94,4 @@ def cvat(root):
     return case(root, truth="panoptic")
 
 
-CASES = {"challenge": challenge, "labelme": labelme, "cvat": cvat}
+CASES = {"challenge": challenge, "augmented": augmented, "labelme": labelme, "cvat": cvat}
