@@ -97,6 +97,22 @@ def test_the_classes_of_the_database(tmp_path):
     assert {"Child", "Truck_Bus"} <= {dataset.classes.names[i] for i in dataset.classes.things}
 
 
+@pytest.mark.parametrize(
+    ("form", "merged"),
+    [(form, merged) for form in sorted(layouts.CASES) for merged in (True, False) if merged or form != "segnet"],
+)
+def test_void_may_be_the_last_class(tmp_path, form, merged):
+    layouts.CASES[form](tmp_path)
+    plain, with_void = (CamVid("val", root=tmp_path, merged=merged, with_void=answer) for answer in (False, True))
+    last = len(plain.classes)
+    assert with_void.classes.names == (*plain.classes.names, "Void")
+    assert with_void.classes.colors[last].tolist() == [0, 0, 0]
+    assert with_void.classes.things == plain.classes.things
+    truth, all_truth = (dataset[0].target().semantic() for dataset in (plain, with_void))
+    assert (truth == 255).any()
+    np.testing.assert_array_equal(all_truth, np.where(truth == 255, last, truth))
+
+
 def test_every_color_and_id_has_its_class(tmp_path):
     layouts.release(tmp_path / "full")
     colors = np.array([[list(bytes.fromhex(color)) for color, _ in LABELS.values()]], np.uint8)

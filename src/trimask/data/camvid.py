@@ -46,6 +46,7 @@ CLASSES = (  # in the order of SegNet's ids
     "Pedestrian",
     "Bicyclist",
 )
+VOID = "Void"
 THINGS = ("Car", "Pedestrian", "Bicyclist")
 LABELS = {  # the database's own class: its color, and its class of the eleven
     "Animal": ("408040", "Pedestrian"),
@@ -78,7 +79,7 @@ LABELS = {  # the database's own class: its color, and its class of the eleven
     "Truck_Bus": ("c080c0", "Car"),
     "Tunnel": ("400040", "Building"),
     "VegetationMisc": ("c0c000", "Tree"),
-    "Void": ("000000", IGNORE),
+    VOID: ("000000", IGNORE),
     "Wall": ("40c000", "Building"),
 }
 _NAMESAKE = {"Pole": "Column_Pole", "Pavement": "Sidewalk"}  # whose color a class of the eleven takes, if not its own
@@ -109,6 +110,8 @@ class CamVid(Dataset[Sample]):
         split: "train", "val", "test" or "all". Forms that keep all frames together are divided as SegNet's lists do.
         root: the folder of one of the forms above, or the one that holds it as `CamVid/`; see `files.find_root`.
         merged: the usual 11 classes; False for the 31 of the database, which SegNet's masks do not have.
+        with_void: what has no class is the last class, "Void", instead of unlabelled. ESPNet and others learn it as one of
+            their outputs, and are scored with it in the truth, though not in the mean (the metric's `exclude`).
         lists: for a split a text file of names, one a line, instead of the usual division. Where only "val" has one,
             "train" is what it does not name and "test" is "val".
 
@@ -124,16 +127,16 @@ class CamVid(Dataset[Sample]):
         *,
         root: str | Path = "camvid",
         merged: bool = True,
+        with_void: bool = False,
         lists: dict[str, str] | None = None,
     ) -> None:
         if split not in (*SPLITS, "all"):
             raise DataError(f"CamVid has the splits {', '.join(SPLITS)} and all; got {split!r}.")
         folder, form = _release(find_root(root))
-        self.classes = _classes(merged)
-        self.color_map = LabelMap(
-            self.classes, colors={color: _meant(name, merged) for name, (color, _) in LABELS.items()}
-        )
-        self.value_map = self._values(folder, form, merged)
+        self.classes = _classes(merged, with_void)
+        meant = {name: _meant(name, merged, with_void) for name in LABELS}
+        self.color_map = LabelMap(self.classes, colors={LABELS[name][0]: meant[name] for name in LABELS})
+        self.value_map = self._values(folder, form, merged, meant)
         if lists:
             pairs = _listed(_pairs(folder, form, "all"), split, {key: locate(lists[key], folder) for key in lists})
         else:
@@ -142,15 +145,15 @@ class CamVid(Dataset[Sample]):
             raise DataError(f"{folder}: none of its frames belongs to the split {split!r} of CamVid; use `lists`.")
         self.pairs = pairs
 
-    def _values(self, folder: Path, form: Form, merged: bool) -> LabelMap | None:
-        """What single values mean, where the form has them."""
+    def _values(self, folder: Path, form: Form, merged: bool, meant: dict[str, str]) -> LabelMap | None:
+        """What single values mean, where the form has them. Args: meant: the class that each of the database's becomes."""
         if not form.has_ids:
             return None
         if form is not SEGNET:
-            return LabelMap(self.classes, values={i: _meant(name, merged) for i, name in enumerate(_codes(folder))})
+            return LabelMap(self.classes, values={i: meant[name] for i, name in enumerate(_codes(folder))})
         if not merged:
             raise DataError(f"{folder} holds SegNet's masks, which have the 11 classes only; set merged: true.")
-        return LabelMap(self.classes, values={**dict(enumerate(CLASSES)), len(CLASSES): IGNORE})
+        return LabelMap(self.classes, values=dict(enumerate([*CLASSES, meant[VOID]])))
 
     @classmethod
     def found_in(cls, folder: Path) -> list[dict[str, Any]]:
@@ -179,16 +182,19 @@ class CamVid(Dataset[Sample]):
         return Sample(image, segments, labels, np.zeros(len(labels), np.bool_), pair.name, {"sequence": sequence})
 
 
-def _classes(merged: bool) -> ClassSpec:
-    names = list(CLASSES) if merged else [name for name in LABELS if name != "Void"]
+def _classes(merged: bool, with_void: bool) -> ClassSpec:
+    names = list(CLASSES) if merged else [name for name in LABELS if name != VOID]
+    names += [VOID] if with_void else []
     things = [name for name in names if (name if merged else LABELS[name][1]) in THINGS]
     colors = [bytes.fromhex(LABELS[_NAMESAKE.get(name, name)][0]) for name in names]
     return ClassSpec(names, things=[names.index(name) for name in things], colors=[list(color) for color in colors])
 
 
-def _meant(name: str, merged: bool) -> str:
+def _meant(name: str, merged: bool, with_void: bool) -> str:
     """The class that one of the database's own stands for."""
-    return LABELS[name][1] if merged or name == "Void" else name
+    if name == VOID:
+        return VOID if with_void else IGNORE
+    return LABELS[name][1] if merged else name
 
 
 def _codes(folder: Path) -> list[str]:
