@@ -25,6 +25,7 @@ FREQUENCIES = SimpleNamespace(
         ("inverse_frequency", [300 / 1000, 300 / 80, 300 / 120, 0]),
         ("median_frequency", [0.2 / (250 / 300), 1.0, 0.2 / 0.1, 0]),
         ("enet", 1 / np.log(1.02 + np.array([250, 20, 30, 0]) / 300)),
+        ("espnet", 1 / np.log(1.10 + np.array([250, 20, 30, 0]) / 300)),
         ("auto", 1 / np.log(1.02 + np.array([250, 20, 30, 0]) / 300)),
     ],
 )

@@ -5,11 +5,12 @@
 | inverse_frequency | 1 / (C p)                                       | scikit-learn's "balanced"                    |
 | median_frequency  | median of f / f                                 | Eigen & Fergus, ICCV 2015; SegNet, PAMI 2017 |
 | enet              | 1 / ln(1.02 + p)                                | ENet, https://arxiv.org/abs/1606.02147       |
+| espnet            | 1 / ln(1.10 + p)                                | ESPNet, ECCV 2018: train/loadData.py         |
 | effective_number  | (1 - b) / (1 - b^n), b = 0.999, over their mean | Cui et al., CVPR 2019                        |
 | auto              | as enet: none is more than 36 times another     |                                              |
 
 p is the class's share of the labelled pixels, f its share within the pictures that show it, n the number of these pictures.
-A class that no picture shows counts 0, but with enet 50.5.
+A class that no picture shows counts 0, but with enet 50.5 and with espnet 10.5.
 
 Deviations: Cui et al. count samples of a classification set; here a class counts by its pictures, because neighboring pixels
 are not samples of their own.
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Rule = Literal["auto", "inverse_frequency", "median_frequency", "enet", "effective_number"]
+Rule = Literal["auto", "inverse_frequency", "median_frequency", "enet", "espnet", "effective_number"]
 
 _BETA = 0.999
 
@@ -129,6 +130,11 @@ def enet(frequencies: ClassFrequencies) -> NDArray[np.float64]:
     return 1 / np.log(1.02 + _shares(frequencies))
 
 
+def espnet(frequencies: ClassFrequencies) -> NDArray[np.float64]:
+    """(C,) between 1.35 and 10.5."""
+    return 1 / np.log(1.10 + _shares(frequencies))
+
+
 def effective_number(frequencies: ClassFrequencies) -> NDArray[np.float64]:
     """(C,) with the mean 1 over the classes that are shown."""
     pictures = np.asarray(frequencies.pictures, np.float64)
@@ -142,6 +148,7 @@ RULES: dict[str, Callable[[ClassFrequencies], NDArray[np.float64]]] = {
     "inverse_frequency": inverse_frequency,
     "median_frequency": median_frequency,
     "enet": enet,
+    "espnet": espnet,
     "effective_number": effective_number,
 }
 
