@@ -7,14 +7,15 @@ pixels of a picture are not independent. Deviations: none.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def bootstrap_interval(
-    rows: NDArray[np.int64],
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    rows: NDArray[Any],
+    statistic: Callable[[NDArray[Any]], NDArray[np.float64]],
     *,
     level: float = 0.95,
     num_resamples: int = 2000,
@@ -23,8 +24,8 @@ def bootstrap_interval(
     """Interval that holds the central `level` of a statistic of summed counts when pictures are redrawn.
 
     Args:
-        rows: (P, 3, C) counts of each picture, as in `PictureCounts.rows`.
-        statistic: (R, 3, C) summed counts of R redrawn data sets -> (R,) scores, e.g. `confusion.mean_iou`.
+        rows: (P, K, C) what is summed over pictures, as in `PictureCounts.rows` and `PictureSums.rows`.
+        statistic: (R, K, C) sums of R redrawn data sets -> (R,) scores, e.g. `confusion.mean_iou`.
         level: in 0..1.
         num_resamples: R.
         seed: of the draws; the same seed gives the same interval.
@@ -45,6 +46,6 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     times = generator.multinomial(num_pictures, np.full(num_pictures, 1 / num_pictures), size=num_resamples)
     summed = times.astype(np.float64) @ rows.reshape(num_pictures, -1).astype(np.float64)
-    scores = statistic(np.rint(summed).astype(np.int64).reshape(num_resamples, *rows.shape[1:]))
+    scores = statistic(summed.astype(rows.dtype).reshape(num_resamples, *rows.shape[1:]))
     low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,0 +1,252 @@
+"""COCO's average precision and recall of instances, by mask and by box.
+
+Source: the definitions of pycocotools (cocoeval.py), computed by faster-coco-eval (Apache-2.0), which gives
+pycocotools' numbers. Boundary AP: Cheng et al. 2021, "Boundary IoU" (arXiv 2103.16562): the IoU of two masks is the
+smaller of that of the masks and that of their boundaries.
+
+Deviations: truth and predictions are kept as run-length codes and evaluated one class after the other, so that memory
+grows with the codes alone. The area that makes an object small, medium or large and the box of the truth are those of
+its pixels; COCO's own files state those of its polygons, which differ by fractions of a pixel. What has no truth is
+nan, where COCO says -1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as coco_mask
+from numpy.typing import NDArray
+
+from trimask.metrics.records import PictureRecords
+from trimask.metrics.run_lengths import encode_masks, encode_segments
+from trimask.types import ClassSpec, Instances, Target
+
+log = logging.getLogger("trimask")
+
+Ratios = NDArray[np.float64]
+Record = list[NDArray[Any]]  # see `AveragePrecision.fields`
+
+NUM_THRESHOLDS, AT_50, AT_75 = 10, 0, 5  # IoU 0.5, 0.55, ..., 0.95
+SIZES = ("all", "small", "medium", "large")  # up to 32 x 32, up to 96 x 96, and more pixels
+MAX_DETECTIONS = (1, 10, 100)  # of a class in a picture, best first
+
+DEFINITION = (
+    "AP of a class is the mean of its precision over the IoU thresholds 0.50, 0.55, ..., 0.95 and 101 recalls, with its 100 best "
+    "instances of each picture; means are over the classes that occur in the truth. Crowds are neither found nor missed."
+)
+
+
+class Averages:
+    """Average precisions and recalls, 0..1; nan where there is no truth, and left out of the means.
+
+    Args:
+        precision: (C, T, A) mean over recalls, by class, IoU threshold and size.
+        recall: (C, T, A, M), also by the number of detections that count.
+
+    Attributes:
+        ap, ap50, ap75: means over the classes; over all thresholds, and at IoU 0.5 and 0.75.
+        ap_small, ap_medium, ap_large: by the size of objects.
+        ar1, ar10, ar100: recall with so many detections of a class in a picture; ar_small, ... with 100.
+        by_class, by_class50, by_class75: (C,) average precision of each class.
+    """
+
+    def __init__(self, precision: Ratios, recall: Ratios) -> None:
+        self.precision, self.recall = precision, recall
+        self.by_class = precision[:, :, 0].mean(axis=1)
+        self.by_class50, self.by_class75 = precision[:, AT_50, 0], precision[:, AT_75, 0]
+        self.ap, self.ap50, self.ap75 = (_mean(v) for v in (self.by_class, self.by_class50, self.by_class75))
+        self.ap_small, self.ap_medium, self.ap_large = (_mean(precision[:, :, size]) for size in (1, 2, 3))
+        self.ar1, self.ar10, self.ar100 = (_mean(recall[:, :, 0, limit]) for limit in range(3))
+        self.ar_small, self.ar_medium, self.ar_large = (_mean(recall[:, :, size, 2]) for size in (1, 2, 3))
+
+
+def _mean(values: Ratios) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+class InstanceScores:
+    """What COCO's evaluation says.
+
+    Attributes:
+        masks, boxes: by the IoU of masks (with their boundaries, if the metric was told so) and of boxes.
+        names: of the classes; stuff has no value.
+        num_pictures: how many were evaluated.
+        absent: countable classes that are not in the truth.
+        definition: a sentence to print beside the numbers.
+    """
+
+    def __init__(
+        self, masks: Averages, boxes: Averages, classes: ClassSpec, num_pictures: int, boundary: float | None
+    ) -> None:
+        self.masks, self.boxes, self.names, self.num_pictures = masks, boxes, classes.names, num_pictures
+        self.boundary = boundary
+        self.absent = tuple(label for label in sorted(classes.things) if np.isnan(masks.by_class[label]))
+
+    @property
+    def definition(self) -> str:
+        absent = ", ".join(self.names[label] for label in self.absent)
+        boundary = (
+            ""
+            if self.boundary is None
+            else f" IoU of masks or of their boundaries, {self.boundary:g} of the diagonal wide."
+        )
+        return DEFINITION + boundary + (f" Not in the truth: {absent}." if absent else "")
+
+
+class AveragePrecision(PictureRecords):
+    """COCO's AP and AR over a data set; exact, and the same for any number of processes.
+
+    Args:
+        classes: what the labels mean; the countable ones are evaluated, segments of stuff are no instances.
+        boundary: for Boundary AP, the width of boundaries in diagonals of the picture: 0.02 in the paper.
+    """
+
+    # height and width; label, is_crowd and code's length of each truth; label and code's length of each prediction;
+    # score and box of each prediction; the codes
+    fields = (np.int32, np.int32, np.int32, np.float64, np.uint8)
+
+    def __init__(self, classes: ClassSpec, *, boundary: float | None = None) -> None:
+        super().__init__()
+        if not classes.things:
+            raise ValueError(
+                "Average precision is of countable classes, and none of this data set is: "
+                f"{', '.join(classes.names)}. Say which are `things`, or measure the semantic task."
+            )
+        if boundary is not None and not 0 < boundary < 1:
+            raise ValueError(f"`boundary` is a part of the picture's diagonal, e.g. 0.02; got {boundary}.")
+        self.classes, self.boundary = classes, boundary
+
+    def update(self, prediction: Instances, truth: Target, *, name: str) -> None:
+        """Keeps one picture.
+
+        Args:
+            prediction: in any order, at the size of the truth.
+            truth: its segments of stuff are left out.
+            name: of the picture, unique in the data set.
+
+        Raises:
+            ValueError: if the sizes differ or a predicted label is no countable class.
+        """
+        if tuple(prediction.masks.shape[1:]) != truth.size:
+            raise ValueError(
+                f"Masks {tuple(prediction.masks.shape[1:])} and truth {truth.size} of {name!r} differ in size; bring the "
+                "prediction to the size of the truth."
+            )
+        labels, true_labels = prediction.labels.cpu().numpy(), truth.labels.cpu().numpy()
+        if strange := sorted(set(labels.tolist()) - self.classes.things):
+            raise ValueError(f"The instances of {name!r} have labels {strange[:8]}, which are no countable classes.")
+        keep = np.isin(true_labels, sorted(self.classes.things))
+        true, found = encode_segments(truth.segments, keep), encode_masks(prediction.masks.bool())
+        crowd = truth.is_crowd.cpu().numpy()
+        numbers = [prediction.scores.double().cpu().numpy()[:, None], prediction.boxes.double().cpu().numpy()]
+        self.keep(
+            name,
+            np.array(truth.size),
+            np.stack([true_labels[keep], crowd[keep], true.lengths], axis=1),
+            np.stack([labels, found.lengths], axis=1),
+            np.concatenate(numbers, axis=1),
+            np.concatenate([true.text, found.text]),
+        )
+
+    def compute(self) -> InstanceScores:
+        """The scores over all pictures of all processes."""
+        pictures = list(self.kept().values())
+        masks = self._averages("segm" if self.boundary is None else "boundary", pictures)
+        return InstanceScores(masks, self._averages("bbox", pictures), self.classes, len(pictures), self.boundary)
+
+    def _averages(self, kind: str, pictures: Sequence[Record]) -> Averages:
+        truth, found = _tables(pictures)
+        precision = np.full((len(self.classes), NUM_THRESHOLDS, len(SIZES)), np.nan)
+        recall = np.full((*precision.shape, len(MAX_DETECTIONS)), np.nan)
+        for label in np.unique(truth.place[:, 1]):
+            one = _evaluate(kind, truth.of(label), found.of(label), pictures, self.boundary)
+            precision[label], recall[label] = one
+        return Averages(precision, recall)
+
+
+class _Table(NamedTuple):
+    """Segments of all pictures, a row each.
+
+    Attributes:
+        place: (S, 4) picture, label, and where the code begins and ends in the picture's text.
+        values: (S, 1) is_crowd of the truth; (S, 5) score and box of predictions.
+    """
+
+    place: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def of(self, label: int) -> _Table:
+        rows = self.place[:, 1] == label
+        return _Table(self.place[rows], self.values[rows])
+
+
+def _tables(pictures: Sequence[Record]) -> tuple[_Table, _Table]:
+    """The truth and the predictions."""
+    true_rows, found_rows, numbers = [np.zeros((0, 5))], [np.zeros((0, 4))], [np.zeros((0, 5))]
+    for picture, (_, true, found, values, _) in enumerate(pictures):
+        true, found = true.reshape(-1, 3), found.reshape(-1, 2)
+        stop = np.cumsum(np.concatenate([true[:, 2], found[:, 1]]), dtype=np.int64)
+        start = np.append(0, stop)[:-1]
+        place = np.stack([np.full(len(stop), picture), np.append(true[:, 0], found[:, 0]), start, stop], axis=1)
+        true_rows.append(np.concatenate([place[: len(true)], true[:, 1:2]], axis=1))
+        found_rows.append(place[len(true) :])
+        numbers.append(values.reshape(-1, 5))
+    true_table, found_table = np.concatenate(true_rows), np.concatenate(found_rows)
+    return (
+        _Table(true_table[:, :4].astype(np.int64), true_table[:, 4:]),
+        _Table(found_table.astype(np.int64), np.concatenate(numbers)),
+    )
+
+
+def _evaluate(
+    kind: str, truth: _Table, found: _Table, pictures: Sequence[Record], boundary: float | None
+) -> tuple[Ratios, Ratios]:
+    """One class: precision (T, A) and recall (T, A, M). Pictures without the class change nothing and are left out.
+
+    Args: kind: "segm", "boundary" or "bbox".
+    """
+    sizes = {int(i): pictures[i][0].tolist() for i in np.union1d(truth.place[:, 0], found.place[:, 0])}
+    masks = _codes(truth, pictures)
+    columns = {
+        "area": coco_mask.area(masks),
+        "bbox": coco_mask.toBbox(masks),
+        "iscrowd": truth.values[:, 0].astype(int),
+    }
+    true = _dataset(sizes, truth, segmentation=masks, **columns)
+    masks = _codes(found, pictures)
+    left, top, right, bottom = found.values[:, 1:].T
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    # As detectron2 has it, and not pycocotools' loadRes for results with both: the size of a mask is that of its pixels.
+    areas = boxes[:, 2] * boxes[:, 3] if kind == "bbox" else coco_mask.area(masks)
+    predicted = _dataset(sizes, found, segmentation=masks, area=areas, bbox=boxes, score=found.values[:, 0])
+    settings: dict[str, Any] = {} if boundary is None else {"boundary_dilation_ratio": boundary}
+    evaluation = COCOeval_faster(COCO(true), COCO(predicted), kind, print_function=log.debug, **settings)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision, recall = evaluation.eval["precision"][:, :, 0, :, -1], evaluation.eval["recall"][:, 0]
+    return np.where(precision < 0, np.nan, precision).mean(axis=1), np.where(recall < 0, np.nan, recall)
+
+
+def _codes(table: _Table, pictures: Sequence[Record]) -> list[dict[str, Any]]:
+    """As COCO's tools take them."""
+    rows = [(pictures[picture], start, stop) for picture, _, start, stop in table.place.tolist()]
+    return [{"size": size.tolist(), "counts": text[start:stop].tobytes()} for (size, *_, text), start, stop in rows]
+
+
+def _dataset(sizes: dict[int, list[int]], table: _Table, **columns: Sequence[Any] | NDArray[Any]) -> dict[str, Any]:
+    """What a COCO file of one class holds. Numbers begin with 1, because an annotation 0 counts as no match."""
+    lists = [column if isinstance(column, list) else np.asarray(column).tolist() for column in columns.values()]
+    rows = zip((table.place[:, 0] + 1).tolist(), *lists, strict=True)
+    return {
+        "images": [{"id": number + 1, "height": height, "width": width} for number, (height, width) in sizes.items()],
+        "categories": [{"id": 1, "name": "class"}],
+        "annotations": [
+            {"id": number, "image_id": picture, "category_id": 1, **dict(zip(columns, values, strict=True))}
+            for number, (picture, *values) in enumerate(rows, start=1)
+        ],
+    }

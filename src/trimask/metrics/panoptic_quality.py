@@ -1,0 +1,249 @@
+"""Panoptic quality: how many segments are found (recognition, RQ), how well they are drawn (SQ), and the product, PQ.
+
+Source: Kirillov et al. 2019, "Panoptic Segmentation" (arXiv 1801.00868), by the rules of panopticapi
+(panopticapi/evaluation.py). A predicted and a true segment of one class match if their IoU is above 0.5, where the
+union leaves out what the truth leaves unlabelled. Crowds match nothing. A prediction that matches nothing is no error
+if more than half of it is unlabelled or a crowd of its class. Boundary PQ: Cheng et al. 2021 (arXiv 2103.16562); the
+IoU is the smaller of that of segments and of their boundaries.
+
+Deviations: one integer `bincount` a picture; segments without a pixel do not exist, where panopticapi stops; all
+crowds of a class in a picture count, where panopticapi takes the last (COCO has one). A class in neither truth nor
+prediction is nan, where panopticapi says 0; both leave it out of the means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trimask.metrics.confusion import class_mean
+from trimask.metrics.records import PictureRecords
+from trimask.types import ClassSpec, Panoptic, Target
+
+Sums = NDArray[np.float64]  # (..., 4, C) of each class: IoU of matches, matches, false positives, false negatives
+Ratios = NDArray[np.float64]
+
+DEFINITION = (
+    "PQ = SQ x RQ of each class, over all pictures: SQ is the mean IoU of matches (IoU > 0.5), RQ = matches / (matches + "
+    "(unmatched predictions + missed truth) / 2); means are over the classes that occur in truth or prediction. Unlabelled "
+    "pixels and crowds are no errors."
+)
+
+
+def segmentation_quality(sums: Sums) -> Ratios:
+    """(..., 4, C) -> (..., C); 0 where nothing matches, nan where the class is in neither truth nor prediction."""
+    iou, matches, false_positives, false_negatives = np.moveaxis(sums, -2, 0)
+    quality = np.divide(iou, matches, out=np.zeros_like(iou), where=matches > 0)
+    return np.where(matches + false_positives + false_negatives > 0, quality, np.nan)
+
+
+def recognition_quality(sums: Sums) -> Ratios:
+    """(..., 4, C) -> (..., C); nan where the class is in neither truth nor prediction."""
+    _, matches, false_positives, false_negatives = np.moveaxis(sums, -2, 0)
+    whole = matches + (false_positives + false_negatives) / 2
+    return np.divide(matches, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def panoptic_quality(sums: Sums) -> Ratios:
+    """(..., 4, C) -> (..., C); nan where the class is in neither truth nor prediction."""
+    return segmentation_quality(sums) * recognition_quality(sums)
+
+
+def mean_quality(sums: Sums, exclude: Sequence[int] = ()) -> Ratios:
+    """(..., 4, C) -> (...) mean PQ: the usual `statistic` of `bootstrap_interval`."""
+    return class_mean(panoptic_quality(sums), exclude)
+
+
+@dataclass(frozen=True)
+class PictureSums:
+    """The sums of each picture, ordered by name whatever process made them.
+
+    Attributes: names: one a picture; rows: (P, 4, C) as in `Sums`.
+    """
+
+    names: tuple[str, ...]
+    rows: Sums
+
+    def worst_first(self) -> list[tuple[str, float]]:
+        """(name, PQ of that picture alone), lowest first; pictures without truth or prediction are left out."""
+        scores = mean_quality(self.rows)
+        return [(self.names[i], float(scores[i])) for i in np.argsort(scores, kind="stable") if not np.isnan(scores[i])]
+
+
+class Qualities:
+    """Means over some classes, 0..1; nan if none of them occurs. Attributes: pq, sq, rq."""
+
+    def __init__(self, by_class: Sequence[Ratios], labels: Sequence[int]) -> None:
+        self.pq, self.sq, self.rq = (float(class_mean(values[list(labels)])) for values in by_class)
+
+
+class PanopticScores:
+    """What the sums say. Ratios are in 0..1.
+
+    Attributes:
+        pq, sq, rq: (C,) by class; nan for a class in neither truth nor prediction.
+        all, things, stuff: means over the classes that have a value.
+        sums: (4, C) as in `Sums`.
+        pictures: the sums picture by picture.
+        absent: labels that are in neither truth nor prediction.
+        definition: a sentence to print beside the numbers.
+    """
+
+    def __init__(self, pictures: PictureSums, classes: ClassSpec, boundary: float | None = None) -> None:
+        self.pictures, self.names, self.boundary = pictures, classes.names, boundary
+        self.sums = pictures.rows.sum(axis=0)
+        self.pq, self.sq, self.rq = by_class = tuple(
+            quality(self.sums) for quality in (panoptic_quality, segmentation_quality, recognition_quality)
+        )
+        labels = range(len(classes))
+        self.all = Qualities(by_class, labels)
+        self.things = Qualities(by_class, sorted(classes.things))
+        self.stuff = Qualities(by_class, sorted(set(labels) - classes.things))
+        self.absent = tuple(np.flatnonzero(np.isnan(self.pq)).tolist())
+
+    @property
+    def definition(self) -> str:
+        absent = ", ".join(self.names[label] for label in self.absent)
+        boundary = (
+            ""
+            if self.boundary is None
+            else f" IoU of segments or of their boundaries, {self.boundary:g} of the diagonal wide."
+        )
+        return DEFINITION + boundary + (f" In neither truth nor prediction: {absent}." if absent else "")
+
+
+class PanopticQuality(PictureRecords):
+    """Sums matches and errors by class over a data set; exact, and the same for any number of processes.
+
+    Args:
+        classes: what the labels mean, and which are things.
+        boundary: for Boundary PQ, the width of boundaries in diagonals of the picture: 0.02 in the paper.
+    """
+
+    fields = (np.int32, np.float64)  # labels that occur; their sums (4, number of labels)
+
+    def __init__(self, classes: ClassSpec, *, boundary: float | None = None) -> None:
+        super().__init__()
+        if boundary is not None and not 0 < boundary < 1:
+            raise ValueError(f"`boundary` is a part of the picture's diagonal, e.g. 0.02; got {boundary}.")
+        self.classes, self.boundary = classes, boundary
+
+    def update(self, prediction: Panoptic, truth: Target, *, name: str) -> None:
+        """Counts one picture.
+
+        Args:
+            prediction: at the size of the truth.
+            truth: the highest layer counts where segments overlap; pixels in no segment are void.
+            name: of the picture, unique in the data set.
+
+        Raises:
+            ValueError: if the sizes differ, or a label or an id is outside its range.
+        """
+        if tuple(prediction.segments.shape) != truth.size:
+            raise ValueError(
+                f"Prediction {tuple(prediction.segments.shape)} and truth {truth.size} of {name!r} differ in size; bring the "
+                "prediction to the size of the truth."
+            )
+        labels, true_labels = prediction.labels.cpu().numpy(), truth.labels.cpu().numpy()
+        for what, given in (("prediction", labels), ("truth", true_labels)):
+            if strange := sorted(set(given.tolist()) - set(range(len(self.classes)))):
+                raise ValueError(
+                    f"The {what} of {name!r} has labels {strange[:8]}; allowed are 0..{len(self.classes) - 1}."
+                )
+        lowest, highest = torch.aminmax(prediction.segments) if prediction.segments.numel() else (0, 0)
+        if lowest < 0 or highest > len(labels):
+            raise ValueError(
+                f"The prediction of {name!r} has ids {int(lowest)}..{int(highest)} for {len(labels)} labels."
+            )
+        true, found = _top(truth.segments), prediction.segments
+        pixels = _pairs(true, found, len(true_labels), len(labels))
+        ious = _ious(pixels)
+        if self.boundary is not None:
+            ious = np.minimum(ious, _boundary_ious(true, found, self.boundary, *ious.shape))
+        sums = _sums(pixels, ious, true_labels, labels, truth.is_crowd.cpu().numpy(), len(self.classes))
+        present = np.flatnonzero(sums[1:].any(axis=0))
+        self.keep(name, present, sums[:, present])
+
+    def compute(self) -> PanopticScores:
+        """The scores over all pictures of all processes."""
+        kept = self.kept()
+        rows = np.zeros((len(kept), 4, len(self.classes)))
+        for row, (labels, sums) in zip(rows, kept.values(), strict=True):
+            row[:, labels] = sums.reshape(4, -1)
+        return PanopticScores(PictureSums(tuple(kept), rows), self.classes, self.boundary)
+
+
+def _top(segments: Tensor) -> Tensor:
+    """(L, H, W) -> (H, W) the ids of the highest layer that has one."""
+    top = segments[0]
+    for layer in segments[1:]:
+        top = torch.where(layer > 0, layer, top)
+    return top
+
+
+def _pairs(true: Tensor, found: Tensor, num_true: int, num_found: int) -> NDArray[np.int64]:
+    """(H, W) ids of two maps -> (N + 1, M + 1) pixels of each pair of them."""
+    shape = (num_true + 1, num_found + 1)
+    index = torch.add(found, true.long(), alpha=shape[1]).flatten()
+    return torch.bincount(index, minlength=shape[0] * shape[1]).reshape(shape).cpu().numpy()
+
+
+def _ious(pixels: NDArray[np.int64]) -> Ratios:
+    """(N + 1, M + 1) pixels of pairs -> (N, M) IoU; no union has the unlabelled pixels of the predicted segment."""
+    union = pixels.sum(axis=1)[1:, None] + pixels.sum(axis=0)[1:] - pixels[0, 1:] - pixels[1:, 1:]
+    return np.divide(pixels[1:, 1:], union, out=np.zeros(union.shape), where=union > 0)
+
+
+def _boundary_ious(true: Tensor, found: Tensor, boundary: float, num_true: int, num_found: int) -> Ratios:
+    """(H, W) ids of two maps -> (N, M) IoU of the boundaries of segments."""
+    width = max(round(boundary * float(np.hypot(*true.shape))), 1)
+    edges = _boundaries(true, width, num_true + 1), _boundaries(found, width, num_found + 1)
+    return _ious(_pairs(*edges, num_true + 1, num_found + 1))[:-1, :-1]
+
+
+def _boundaries(ids: Tensor, width: int, inside: int) -> Tensor:
+    """(H, W) ids, with `inside` for what is farther than `width` pixels from other ids and from the picture's edge.
+
+    Unlabelled pixels stay 0.
+    """
+    size = 2 * width + 1
+    padded = F.pad(ids[None, None].float(), (width,) * 4, value=-1)
+    largest, smallest = (
+        sign * F.max_pool2d(F.max_pool2d(sign * padded, (size, 1), stride=1), (1, size), stride=1)[0, 0]
+        for sign in (1, -1)
+    )
+    return torch.where((largest == smallest) & (ids > 0), inside, ids.int())
+
+
+def _sums(
+    counts: NDArray[np.int64],
+    ious: Ratios,
+    true_labels: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    is_crowd: NDArray[np.bool_],
+    num_classes: int,
+) -> Sums:
+    """(4, C) of one picture."""
+    same = true_labels[:, None] == labels
+    true, found = np.nonzero(
+        (ious > 0.5) & same & ~is_crowd[:, None]
+    )  # each at most once: IoU > 0.5 leaves no room for two
+    areas = counts.sum(axis=0)[1:]
+    excused = counts[0, 1:] + (counts[1:, 1:] * (same & is_crowd[:, None])).sum(axis=0)
+    wrong = (areas > 0) & (2 * excused <= areas)
+    wrong[found] = False
+    missed = (counts.sum(axis=1)[1:] > 0) & ~is_crowd
+    missed[true] = False
+    rows = [
+        (true_labels[true], ious[true, found]),
+        (true_labels[true], None),
+        (labels[wrong], None),
+        (true_labels[missed], None),
+    ]
+    return np.stack([np.bincount(of, weights, num_classes) for of, weights in rows]).astype(np.float64)
