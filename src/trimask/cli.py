@@ -29,6 +29,7 @@ USAGE = """usage: python -m trimask COMMAND ...
   fit       --exp NAME [--with FRAGMENT] [--ckpt_path last] [--KEY=VALUE ...]   train
   validate  --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the validation split
   test      --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the test split
+                       [--weights FILE]    of validate and test: measure a released checkpoint of any library instead
   predict   --run RUN PICTURES... --out FOLDER                                  masks, overlays and a JSON for pictures
   doctor    --exp NAME | --data FRAGMENT, FILE or FOLDER                        what is wrong with the data, and the fix
   browse    --exp NAME | --data FRAGMENT, FILE or FOLDER                        a page of samples, as they are and as trained on

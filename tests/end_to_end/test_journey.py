@@ -163,6 +163,18 @@ def test_a_test_of_the_last_checkpoint(run):
     assert "IoU" in (newest(run / "test") / "log.txt").read_text()
 
 
+def test_a_file_of_weights_is_measured_without_a_run(run, home):
+    """The backbone names weights that nobody finds: they are not looked for, as the file has all."""
+    backbone = "--model.network.pretrained=nowhere.pth"
+    file = str(run / "best.safetensors")
+    assert main(["validate", "--exp", "experiments/small/shapes.yaml", "--weights", file, backbone]) == 0
+    measured = newest(home / "runs" / "shapes" / "validate")
+    best = max(float(row["val/miou"]) for row in rows(run / "metrics.csv") if row["val/miou"])
+    assert float(rows(measured / "metrics.csv")[0]["val/miou"]) == best
+    assert yaml.safe_load((measured / "config.yaml").read_text())["model"]["init_args"]["pretrained"] == file
+    assert not (measured / "checkpoints").exists()
+
+
 # --- predicting ---
 
 

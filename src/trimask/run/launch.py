@@ -34,6 +34,7 @@ from trimask.visualise.panels import Panels
 
 log = logging.getLogger("trimask")
 _LISTENER = "trimask run"  # the name of our log handlers
+_WHOLE_NETWORK = "init_args.pretrained"  # the key of the file, within `model:`
 
 
 @dataclass
@@ -69,12 +70,18 @@ def launch(command: str, arguments: list[str]) -> int:
     parser.add_argument("--exp")
     parser.add_argument("--with", dest="fragments", action="append", default=[])
     parser.add_argument("--ckpt_path")
+    parser.add_argument("--weights")
     ours, theirs = parser.parse_known_args(arguments)
+    if ours.weights and (command == "fit" or ours.ckpt_path):
+        raise UsageError(
+            "--weights FILE is what `validate` and `test` measure instead of a run's --ckpt_path; to train from a file, "
+            "give --model.pretrained=FILE."
+        )
     if not (ours.exp or ours.ckpt_path or theirs):
         raise UsageError(f"What to {command}? Give --exp NAME; `python -m trimask list` shows all experiments.")
     name = experiments.find(ours.exp).name if ours.exp else "unnamed"
     config = experiments.find(ours.exp).config if ours.exp else {}
-    checkpoint = _checkpoint(command, ours.ckpt_path, name)
+    checkpoint = None if ours.weights else _checkpoint(command, ours.ckpt_path, name)
     continued = RunFolder.of_checkpoint(checkpoint) if checkpoint else None
     if continued:
         config = yaml.safe_load(continued.config.read_text())  # the run that was started, whatever its file says today
@@ -83,6 +90,8 @@ def launch(command: str, arguments: list[str]) -> int:
     text = [f"--config={yaml.safe_dump(config)}"] if config else []
     if checkpoint:
         theirs = [*theirs, f"--ckpt_path={checkpoint}"]
+    if ours.weights:
+        theirs = [*theirs, f"--model.pretrained={ours.weights}"]
     TrimaskCLI([command, *text, *theirs], experiment=name, checkpoint=checkpoint)
     return 0
 
@@ -103,7 +112,8 @@ class TrimaskCLI(LightningCLI):
     Args:
         arguments: a command and its options, as on the command line.
         experiment: its name; names the run's folder.
-        checkpoint: the one that is measured or continued, if any.
+        checkpoint: the one that is measured or continued, if any. An evaluation without one measures the weights of the
+            whole network that `model.pretrained` names.
     """
 
     def __init__(self, arguments: list[str], *, experiment: str, checkpoint: Path | None) -> None:
@@ -161,6 +171,8 @@ class TrimaskCLI(LightningCLI):
         self._dump_config()
         if self.checkpoint:
             _forget_pretrained(self._get(self.config, "model"))
+        elif self.subcommand != "fit":
+            _forget_pretrained(self._get(self.config, "model"), but=_WHOLE_NETWORK)
         super().instantiate_classes()
         self.model.config = self.config_dump["model"]
 
@@ -192,7 +204,8 @@ class TrimaskCLI(LightningCLI):
             raise UsageError(f"trainer: {error}") from error
 
     def _folder(self) -> RunFolder:
-        """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's."""
+        """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's, or
+        beside the runs where it measures none."""
         return agreed(self._choose_folder)
 
     def _choose_folder(self) -> RunFolder:
@@ -200,7 +213,7 @@ class TrimaskCLI(LightningCLI):
             return self.continued
         if self.continued:
             return RunFolder.create(str(self.subcommand), root=self.continued.path)
-        return RunFolder.create(self.experiment)
+        return RunFolder.create(self.experiment if self.subcommand == "fit" else f"{self.experiment}/{self.subcommand}")
 
     def _loggers(self, settings: RunSettings) -> list[Logger]:
         loggers: list[Logger] = [MetricsCsv(self.folder.metrics)]
@@ -298,10 +311,10 @@ def _log_to(file: Path) -> None:
     logging.getLogger("trimask").setLevel(logging.INFO)
 
 
-def _forget_pretrained(model: Namespace) -> None:
-    """All weights come from the checkpoint, so that no initial ones are looked for."""
+def _forget_pretrained(model: Namespace, but: str = "") -> None:
+    """All weights come from one file, so that no initial ones are looked for. Args: but: the key that names this file."""
     for key in list(model.keys()):
-        if key.rpartition(".")[2] == "pretrained":
+        if key.rpartition(".")[2] == "pretrained" and key != but:
             model[key] = False
 
 
