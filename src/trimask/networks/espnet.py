@@ -2,7 +2,8 @@
 
 Source: Mehta, Rastegari, Caspi, Shapiro, Hajishirzi, "ESPNet: Efficient Spatial Pyramid of Dilated Convolutions for
 Semantic Segmentation", ECCV 2018, arXiv:1803.06815, and its authors' sacmehta/ESPNet (MIT), whose released CamVid
-weights give their published score here (experiments/camvid/espnet.yaml). The network has no timm backbone.
+weights load as they are (experiments/camvid/espnet.yaml; README, "Released weights"). No library has the network:
+parity/espnet.py writes it out once more, in another way (`make parity`). It has no timm backbone.
 
 **Deviations**
 - Any picture size: pictures are padded at the bottom and right to a multiple of 8, with the mean color, and the logits
