@@ -9,14 +9,17 @@ from torch import nn
 
 from trimask.data import Shapes
 from trimask.data.datamodule import collate
-from trimask.losses import CrossEntropy, DenseCriterion, Dice
+from trimask.losses import CrossEntropy, DenseCriterion, Dice, QueryCriterion
 from trimask.metrics import SemanticConfusion
 from trimask.networks import all_networks, untrained
-from trimask.outputs import DenseOutput
+from trimask.outputs import DenseOutput, QueryOutput
 
 MOST_STEPS = 200
 ENOUGH = 0.9
-DENSE = [kind for kind in all_networks() if kind.output is DenseOutput]
+CRITERIA = {
+    DenseOutput: lambda: DenseCriterion([CrossEntropy(), Dice()]),
+    QueryOutput: lambda: QueryCriterion(question="semantic", points=1024),
+}
 
 
 def score(network, batch, classes):
@@ -31,7 +34,7 @@ def score(network, batch, classes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", DENSE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", all_networks(), ids=lambda kind: kind.__name__)
 def test_two_pictures_are_learned_by_heart(kind):
     # large things: what lies within one cell of a coarse map, no network of that stride can say
     dataset = Shapes("train", length=2, size=(64, 64), num_things=(1, 2), radius=(0.25, 0.4))
@@ -42,10 +45,12 @@ def test_two_pictures_are_learned_by_heart(kind):
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3  # running statistics must keep up with a run of some dozen steps
-    criterion = DenseCriterion([CrossEntropy(), Dice()])
+    criterion = CRITERIA[kind.output]()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     assert score(network, batch, classes) < 0.3
     for step in range(1, MOST_STEPS + 1):
+        if hasattr(network, "set_progress"):
+            network.set_progress(step / MOST_STEPS)
         loss = sum(criterion(network(batch.images), batch.targets).values())
         optimizer.zero_grad()
         loss.backward()

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trimask.convert import AUTO, Released, load_released, read_released
+from trimask.convert.deltas import with_base
 from trimask.convert.released import HEADER
 from trimask.errors import OptionParser, UsageError
 from trimask.networks import all_networks, untrained
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = network_arguments(kind, options.arg, released)
         network = untrained(kind, settings)
         ours, theirs = parts(options.without, network.state_dict(), released.weights)
-        source = fill(network, released, _without(released.weights, theirs), options.source)
+        weights = _without(released.weights, theirs)
+        if options.base is not None:
+            weights = with_base(kind, weights, options.base, None if options.source == AUTO else options.source)
+        source = fill(network, released, weights, options.source)
         kept = _without(network.state_dict(), ours)
         write(Path(options.out), kept, kind, settings, released, source)
     except ValueError as error:
@@ -52,6 +56,7 @@ def _parser() -> OptionParser:
     parser.add_argument("--network", required=True, help="a class of trimask.networks, or the path of a class")
     parser.add_argument("--arg", action="append", default=[], metavar="KEY=VALUE", help="an argument of it, in YAML")
     parser.add_argument("--source", default=AUTO, help="the library; by default the one whose names fit")
+    parser.add_argument("--base", metavar="FILE", help="the weights from which the file holds the differences")
     parser.add_argument("--weights", choices=["raw", "average"], help="which, where a file holds both")
     parser.add_argument(
         "--without",

@@ -31,7 +31,8 @@ from typing import Any, Literal, get_args
 import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.eva import Eva
+from timm.layers import Attention, apply_rot_embed_cat
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -137,13 +138,30 @@ class PlainViT(nn.Module):
 
         Prefix tokens are the class token, where there is one, and then the registers; P = 0 where there is neither.
         """
-        images = (images.to(self.mean.dtype) - self.mean) / self.std
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        size = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        images, size = self._prepared(images)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             pairs = self._pairs(images)
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs], size
+
+    def embed(self, images: Tensor) -> tuple[Tensor, list[dict[str, Tensor]], Size]:
+        """Pictures as above -> what goes into the first block, (B, P + h * w, D), prefix tokens first; what each block is to be
+        called with besides tokens (rotary positions, where there are any); and (h, w)."""
+        images, size = self._prepared(images)
+        embedded = self.body._pos_embed(self.body.patch_embed(images))
+        x, rotary = embedded if isinstance(embedded, tuple) else (embedded, None)
+        if rotary is None:
+            besides: list[dict[str, Tensor]] = [{} for _ in self.body.blocks]
+        else:  # one for each block where they are learned
+            each = rotary if getattr(self.body, "rope_mixed", False) else [rotary] * len(self.body.blocks)
+            besides = [{"rope": positions} for positions in each]
+        return self.body.norm_pre(x), besides, size
+
+    def _prepared(self, images: Tensor) -> tuple[Tensor, Size]:
+        """Normalized and padded to whole patches; and (h, w) of these."""
+        images = (images.to(self.mean.dtype) - self.mean) / self.std
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return images, (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
 
     def _pairs(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(patches' tokens, prefix tokens) behind each chosen block."""
@@ -157,6 +175,87 @@ class PlainViT(nn.Module):
             intermediates_only=True,
         )
         return found if has_prefix else [(x, x[:, :0]) for x in found]
+
+
+# --- tokens that look at parts of the picture ---
+
+
+def let_in_front(backbone: PlainViT, num_blocks: int, num_tokens: int) -> None:
+    """Prepares the last blocks for so many more tokens, in front of all others: these may be given a mask.
+
+    Afterwards `block(tokens, attn_mask=mask)` takes a mask (B, 1, num_tokens, N) of what each of them may look at. All other
+    tokens look at everything, by a call of their own without a mask, for which there are faster kernels.
+
+    Raises:
+        ValueError: the attention of this backbone is of another kind.
+    """
+    for block in backbone.body.blocks[-num_blocks:]:
+        attention = getattr(block, "attn", None)
+        kind = _WITH_TOKENS_IN_FRONT.get(type(attention))
+        if attention is None or kind is None:
+            raise ValueError(f"timm's {type(attention or block).__name__} cannot be given tokens in front of its own.")
+        block.attn.__class__ = kind
+        if isinstance(block.attn, EvaAttention):
+            block.attn.num_prefix_tokens += num_tokens  # they have no rotary position
+
+
+class _Attention(Attention):
+    """timm's, with a mask for the first tokens alone."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return _finished(self, _attend(self, self.q_norm(query), self.k_norm(key), value, attn_mask), x)
+
+
+class _EvaAttention(EvaAttention):
+    """timm's, with a mask for the first tokens alone."""
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        query, key, value = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in self._projected(x))
+        query, key = self.q_norm(query), self.k_norm(key)
+        if rope is not None:
+            query, key = (self._turned(part, rope).type_as(value) for part in (query, key))
+        return _finished(self, _attend(self, query, key, value, attn_mask), x)
+
+    def _projected(self, x: Tensor) -> Sequence[Tensor]:
+        """(B, N, D) -> queries, keys and values."""
+        if self.qkv is None:
+            return [projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        biases: Any = (self.q_bias, self.k_bias, self.v_bias)
+        bias = None if self.q_bias is None else torch.cat(biases)
+        return F.linear(x, self.qkv.weight, bias).chunk(3, dim=2)
+
+    def _turned(self, x: Tensor, rope: Tensor) -> Tensor:
+        """(B, heads, N, width) with the rotary positions of the patches."""
+        prefix, patches = x.tensor_split([self.num_prefix_tokens], dim=2)
+        return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=self.rotate_half)], dim=2)
+
+
+_WITH_TOKENS_IN_FRONT: dict[type, type] = {Attention: _Attention, EvaAttention: _EvaAttention}
+
+
+def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, heads, N, width) each, mask (B, 1, Q, N) of the first Q -> (B, N, D)."""
+    attend = partial(F.scaled_dot_product_attention, dropout_p=module.attn_drop.p if module.training else 0.0)
+    if mask is None:
+        found = attend(query, key, value)
+    else:
+        first, others = query.tensor_split([mask.shape[2]], dim=2)
+        found = torch.cat([attend(first, key, value, attn_mask=mask), attend(others, key, value)], dim=2)
+    return found.transpose(1, 2).flatten(2)
+
+
+def _finished(module: Any, found: Tensor, x: Tensor) -> Tensor:
+    """(B, N, D): what timm does behind the attention to `x`."""
+    found = module.norm(found)
+    if getattr(module, "gate", None) is not None:
+        found = found * module.gate(x).sigmoid()
+    return module.proj_drop(module.proj(found))
+
+
+# --- shapes ---
 
 
 def as_map(tokens: Tensor, size: Size) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trimask.convert import load_released
 from trimask.networks import untrained
-from trimask.outputs import DenseOutput
+from trimask.outputs import DenseOutput, QueryOutput
 from trimask.types import Size
 
 TOLERANCE = 1e-4  # of fp32 logits; see `limit`
@@ -37,8 +37,10 @@ class Reference:
         library: its distribution on PyPI; rows are skipped where it is not installed.
         name: what the network is called there.
         build: makes it with random weights.
-        answers: (the network, normalized pictures (B, 3, H, W)) -> logits, then those of the auxiliary heads in our order.
+        answers: (the network, normalized pictures (B, 3, H, W)) -> logits, then those of the auxiliary heads in our order. Of
+            queries masks and classes, each time.
         weights: its tensors by the names that they have in released files.
+        trained: all answers in training mode, where a network answers other logits then; `answers` gives no auxiliary ones.
     """
 
     library: str
@@ -46,6 +48,7 @@ class Reference:
     build: Callable[[], nn.Module]
     answers: Callable[[Any, Tensor], Sequence[Tensor]]
     weights: Callable[[Any], Mapping[str, Tensor]] = nn.Module.state_dict
+    trained: Callable[[Any, Tensor], Sequence[Tensor]] | None = None
 
     @property
     def version(self) -> str | None:
@@ -214,11 +217,21 @@ def differences(
     """
     images = picture(size)
     expected = row.reference.answers(theirs, normalized(ours, images))
-    found = _differences("in evaluation", [ours.eval()(images).logits], expected[:1], tolerance)
-    if len(expected) > 1:  # auxiliary heads answer in training only
-        output: DenseOutput = as_in_training(ours)(images)
-        found += _differences("in training", [output.logits, *output.aux], expected, tolerance)
+    answers = logits_of(ours.eval()(images))
+    found = _differences("in evaluation", answers, expected[: len(answers)], tolerance)
+    if row.reference.trained is not None:
+        expected = row.reference.trained(theirs, normalized(ours, images))
+    if len(expected) > len(answers):  # auxiliary heads answer in training only
+        output = as_in_training(ours)(images)
+        found += _differences("in training", logits_of(output), expected, tolerance)
     return found
+
+
+def logits_of(output: DenseOutput | QueryOutput) -> list[Tensor]:
+    """All logits of an output: the answer first, then those of auxiliary heads or earlier layers."""
+    if isinstance(output, DenseOutput):
+        return [output.logits, *output.aux]
+    return [logits for layer in (output, *output.aux) for logits in (layer.masks, layer.classes)]
 
 
 def _differences(
@@ -276,7 +289,7 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
         elif name.endswith("num_batches_tracked"):
             value.fill_(3)
     for parameter in network.parameters():
-        if parameter.min() == parameter.max():
+        if parameter.numel() and parameter.min() == parameter.max():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return network
 
