@@ -1,6 +1,7 @@
 """Every experiment and every fragment parses, builds, states a baseline or why there is none, and follows its recipe."""
 
 import importlib.util
+import inspect
 import os
 import re
 from copy import deepcopy
@@ -88,8 +89,10 @@ def test_every_experiment_builds(name, written):
     """On the meta device: everything but the values of the weights, which say nothing about an experiment."""
     config = dict(EXPERIMENTS[name].config)
     config["data"] = experiments.merge(config["data"], {"dataset": written(config["data"]["dataset"])})
-    without_weights = {"init_args": {"network": {"init_args": {"pretrained": False}}}}
-    config["model"] = experiments.merge(config["model"], without_weights)
+    network = config["model"]["init_args"]["network"]["class_path"]
+    if "pretrained" in inspect.signature(import_class(network)).parameters:
+        without_weights = {"init_args": {"network": {"init_args": {"pretrained": False}}}}
+        config["model"] = experiments.merge(config["model"], without_weights)
     with torch.device("meta"):
         module, data = build(config)
     assert module.classes == data.classes
