@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from trimask.types import Batch, ClassSpec, Sample, SemanticMap, Target, distinct_colors
+from trimask.types import Batch, ClassSpec, Instances, Panoptic, Sample, SemanticMap, Target, distinct_colors
 
 SIZE = (7, 9)
 
@@ -192,3 +192,18 @@ def test_colors_are_distinct_and_a_prefix_stays_the_same():
     colors = distinct_colors(150)
     assert len(np.unique(colors, axis=0)) == 150
     np.testing.assert_array_equal(distinct_colors(20), colors[:20])
+
+
+def test_regions_of_instances_and_panoptic_answers():
+    masks = torch.tensor([[[True, False]], [[True, True]]])
+    labels, scores = torch.tensor([3, 1]), torch.tensor([0.75, 0.5])
+    regions = Instances(masks, labels, scores, torch.zeros(2, 4)).regions()
+    assert [(r.label, r.mask.tolist(), r.score) for r in regions] == [
+        (3, [[True, False]], 0.75),
+        (1, [[True, True]], 0.5),
+    ]
+    regions = Panoptic(torch.tensor([[2, 0, 1]], dtype=torch.int32), labels, scores).regions()
+    assert [(r.label, r.mask.tolist(), r.score) for r in regions] == [
+        (3, [[False, False, True]], 0.75),
+        (1, [[True, False, False]], 0.5),
+    ]

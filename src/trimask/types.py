@@ -308,6 +308,11 @@ class Instances:
     scores: Tensor
     boxes: Tensor
 
+    def regions(self) -> list[Region]:
+        """One region an instance, best score first."""
+        rows = zip(self.labels.tolist(), self.masks, self.scores.tolist(), strict=True)
+        return [Region(*row) for row in rows]
+
 
 @dataclass(frozen=True)
 class Panoptic:
@@ -322,6 +327,11 @@ class Panoptic:
     segments: Tensor
     labels: Tensor
     scores: Tensor
+
+    def regions(self) -> list[Region]:
+        """One region a segment, in the order of the ids."""
+        rows = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True), start=1)
+        return [Region(label, self.segments == number, score) for number, (label, score) in rows]
 
 
 @runtime_checkable

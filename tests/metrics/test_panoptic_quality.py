@@ -247,3 +247,11 @@ def test_the_state_does_not_grow_with_the_picture():
         ids = np.kron([[1, 2], [3, 0]], np.ones((8 * factor, 8 * factor), int))
         metric.update(panoptic(ids, [0, 2, 3]), target(ids, [0, 2, 3]), name=f"picture {factor}")
     assert metric.records[0].numel() == metric.records[1].numel() < 160
+
+
+def test_as_many_segments_as_a_byte_has_numbers():
+    """Whose inner pixels need a number more than that."""
+    ids = np.kron(np.arange(1, 256).reshape(15, 17), np.ones((5, 5), int)).astype(np.uint8)
+    labels = np.full(255, 2)
+    scores = measured([("a", panoptic(ids, labels), target(ids, labels))], boundary=0.01)
+    assert scores.sums[:, 2].tolist() == [255, 255, 0, 0]

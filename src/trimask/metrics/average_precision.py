@@ -51,13 +51,14 @@ class Averages:
         ap, ap50, ap75: means over the classes; over all thresholds, and at IoU 0.5 and 0.75.
         ap_small, ap_medium, ap_large: by the size of objects.
         ar1, ar10, ar100: recall with so many detections of a class in a picture; ar_small, ... with 100.
-        by_class, by_class50, by_class75: (C,) average precision of each class.
+        by_class, by_class50, by_class75: (C,) average precision of each class; recall_by_class: (C,) with 100 detections.
     """
 
     def __init__(self, precision: Ratios, recall: Ratios) -> None:
         self.precision, self.recall = precision, recall
         self.by_class = precision[:, :, 0].mean(axis=1)
         self.by_class50, self.by_class75 = precision[:, AT_50, 0], precision[:, AT_75, 0]
+        self.recall_by_class = recall[:, :, 0, 2].mean(axis=1)
         self.ap, self.ap50, self.ap75 = (_mean(v) for v in (self.by_class, self.by_class50, self.by_class75))
         self.ap_small, self.ap_medium, self.ap_large = (_mean(precision[:, :, size]) for size in (1, 2, 3))
         self.ar1, self.ar10, self.ar100 = (_mean(recall[:, :, 0, limit]) for limit in range(3))

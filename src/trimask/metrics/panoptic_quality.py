@@ -6,7 +6,7 @@ union leaves out what the truth leaves unlabelled. Crowds match nothing. A predi
 if more than half of it is unlabelled or a crowd of its class. Boundary PQ: Cheng et al. 2021 (arXiv 2103.16562); the
 IoU is the smaller of that of segments and of their boundaries.
 
-Deviations: one integer `bincount` a picture; segments without a pixel do not exist, where panopticapi stops; all
+Deviations: one `bincount` a picture, on the host; segments without a pixel do not exist, where panopticapi stops; all
 crowds of a class in a picture count, where panopticapi takes the last (COCO has one). A class in neither truth nor
 prediction is nan, where panopticapi says 0; both leave it out of the means.
 """
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from trimask.metrics.confusion import class_mean
 from trimask.metrics.records import PictureRecords
@@ -28,6 +27,7 @@ from trimask.types import ClassSpec, Panoptic, Target
 
 Sums = NDArray[np.float64]  # (..., 4, C) of each class: IoU of matches, matches, false positives, false negatives
 Ratios = NDArray[np.float64]
+Ids = NDArray[Any]  # (H, W) integers, 0 for no segment and k for segment k - 1
 
 DEFINITION = (
     "PQ = SQ x RQ of each class, over all pictures: SQ is the mean IoU of matches (IoU > 0.5), RQ = matches / (matches + "
@@ -156,12 +156,11 @@ class PanopticQuality(PictureRecords):
                 raise ValueError(
                     f"The {what} of {name!r} has labels {strange[:8]}; allowed are 0..{len(self.classes) - 1}."
                 )
-        lowest, highest = torch.aminmax(prediction.segments) if prediction.segments.numel() else (0, 0)
-        if lowest < 0 or highest > len(labels):
+        true, found = _top(truth.segments.cpu().numpy()), prediction.segments.cpu().numpy()
+        if found.size and not 0 <= found.min() <= found.max() <= len(labels):
             raise ValueError(
-                f"The prediction of {name!r} has ids {int(lowest)}..{int(highest)} for {len(labels)} labels."
+                f"The prediction of {name!r} has ids {found.min()}..{found.max()} for {len(labels)} labels."
             )
-        true, found = _top(truth.segments), prediction.segments
         pixels = _pairs(true, found, len(true_labels), len(labels))
         ious = _ious(pixels)
         if self.boundary is not None:
@@ -179,19 +178,24 @@ class PanopticQuality(PictureRecords):
         return PanopticScores(PictureSums(tuple(kept), rows), self.classes, self.boundary)
 
 
-def _top(segments: Tensor) -> Tensor:
+def _top(segments: Ids) -> Ids:
     """(L, H, W) -> (H, W) the ids of the highest layer that has one."""
     top = segments[0]
     for layer in segments[1:]:
-        top = torch.where(layer > 0, layer, top)
+        top = np.where(layer > 0, layer, top)
     return top
 
 
-def _pairs(true: Tensor, found: Tensor, num_true: int, num_found: int) -> NDArray[np.int64]:
+def _pairs(true: Ids, found: Ids, num_true: int, num_found: int) -> NDArray[np.int64]:
     """(H, W) ids of two maps -> (N + 1, M + 1) pixels of each pair of them."""
     shape = (num_true + 1, num_found + 1)
-    index = torch.add(found, true.long(), alpha=shape[1]).flatten()
-    return torch.bincount(index, minlength=shape[0] * shape[1]).reshape(shape).cpu().numpy()
+    pair = true.astype(np.int32) * np.int32(shape[1])
+    pair += found
+    pair = pair.ravel()
+    # Runs of equal pairs are counted, a third of the time that pixels take.
+    starts = np.append(0, np.flatnonzero(pair[1:] != pair[:-1]) + 1)[: pair.size]
+    counts = np.bincount(pair[starts], np.diff(starts, append=pair.size), shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)
 
 
 def _ious(pixels: NDArray[np.int64]) -> Ratios:
@@ -200,25 +204,23 @@ def _ious(pixels: NDArray[np.int64]) -> Ratios:
     return np.divide(pixels[1:, 1:], union, out=np.zeros(union.shape), where=union > 0)
 
 
-def _boundary_ious(true: Tensor, found: Tensor, boundary: float, num_true: int, num_found: int) -> Ratios:
+def _boundary_ious(true: Ids, found: Ids, boundary: float, num_true: int, num_found: int) -> Ratios:
     """(H, W) ids of two maps -> (N, M) IoU of the boundaries of segments."""
     width = max(round(boundary * float(np.hypot(*true.shape))), 1)
     edges = _boundaries(true, width, num_true + 1), _boundaries(found, width, num_found + 1)
     return _ious(_pairs(*edges, num_true + 1, num_found + 1))[:-1, :-1]
 
 
-def _boundaries(ids: Tensor, width: int, inside: int) -> Tensor:
+def _boundaries(ids: Ids, width: int, inside: int) -> Ids:
     """(H, W) ids, with `inside` for what is farther than `width` pixels from other ids and from the picture's edge.
 
     Unlabelled pixels stay 0.
     """
-    size = 2 * width + 1
-    padded = F.pad(ids[None, None].float(), (width,) * 4, value=-1)
+    window, known = np.ones((2 * width + 1, 2 * width + 1), np.uint8), ids.astype(np.float32)
     largest, smallest = (
-        sign * F.max_pool2d(F.max_pool2d(sign * padded, (size, 1), stride=1), (1, size), stride=1)[0, 0]
-        for sign in (1, -1)
+        filtered(known, window, borderType=cv2.BORDER_CONSTANT, borderValue=-1) for filtered in (cv2.dilate, cv2.erode)
     )
-    return torch.where((largest == smallest) & (ids > 0), inside, ids.int())
+    return np.where((largest == smallest) & (ids > 0), np.int32(inside), ids)
 
 
 def _sums(

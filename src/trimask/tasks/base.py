@@ -152,9 +152,14 @@ class SegmentationModule(L.LightningModule, ABC):
         """
 
         def ask(output: Any, size: Size) -> list[Any]:
-            return getattr(output, self.question)(size, **details)
+            return getattr(output, self.question)(size, **self.details, **details)
 
         return self.inference(self.network, batch, ask)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What every output is told with the question, besides the size."""
+        return {}
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[Any]:
         return self.answers(batch)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 from torchmetrics import Metric
 
-from trimask.metrics import SemanticConfusion, SemanticScores, bootstrap_interval, mean_iou
+from trimask.metrics import SemanticConfusion, SemanticScores, mean_iou
 from trimask.tasks.base import SegmentationModule
+from trimask.tasks.tables import interval, percent
 from trimask.types import SemanticMap, Target
 from trimask.visualise.draw import panel
 
@@ -43,20 +42,20 @@ class SemanticModule(SegmentationModule):
             rows = scores.pictures.rows[:, :, [label]]
             table.add_row(
                 name + (" (not in the mean)" if label in scores.exclude else ""),
-                _percent(scores.iou[label]),
-                _interval(scores.iou[label], rows),
-                _percent(scores.accuracy[label]),
-                _percent(scores.dice[label]),
-                _percent(share[label]),
+                percent(scores.iou[label]),
+                interval(scores.iou[label], rows, mean_iou),
+                percent(scores.accuracy[label]),
+                percent(scores.dice[label]),
+                percent(share[label]),
             )
         table.add_section()
         table.add_row(
             "mean",
-            _percent(scores.miou),
-            _interval(scores.miou, scores.pictures.rows, scores.exclude),
-            _percent(scores.mean_accuracy),
-            _percent(scores.mean_dice),
-            _percent(scores.pixel_accuracy) + " right",
+            percent(scores.miou),
+            interval(scores.miou, scores.pictures.rows, lambda drawn: mean_iou(drawn, scores.exclude)),
+            percent(scores.mean_accuracy),
+            percent(scores.mean_dice),
+            percent(scores.pixel_accuracy) + " right",
             style="bold",
         )
         return table
@@ -64,15 +63,3 @@ class SemanticModule(SegmentationModule):
     def draw(self, image: NDArray[np.uint8], target: Target, answer: SemanticMap) -> NDArray[np.uint8]:
         truth = target.semantic(self.classes.ignore_index).cpu().numpy()
         return panel(image, truth, answer.labels.cpu().numpy(), self.classes)
-
-
-def _percent(ratio: float) -> str:
-    return "absent" if ratio != ratio else f"{100 * ratio:.2f}"
-
-
-def _interval(value: float, rows: NDArray[np.int64], exclude: Sequence[int] = ()) -> str:
-    """Over pictures; nothing where there is no value."""
-    if value != value:
-        return ""
-    low, high = bootstrap_interval(rows, lambda drawn: mean_iou(drawn, exclude))
-    return f"{100 * low:.2f} - {100 * high:.2f}"

@@ -56,10 +56,21 @@ class Content(NamedTuple):
     dropped: int
 
 
-def draw(sample: Sample, classes: ClassSpec, *, instances: bool = True, side: int = 640) -> Drawing:
+def draw(
+    sample: Sample,
+    classes: ClassSpec,
+    *,
+    instances: bool = True,
+    names: Sequence[str] | None = None,
+    hatch_unlabelled: bool = True,
+    side: int = 640,
+) -> Drawing:
     """The picture and its truth with the longer side at most `side` pixels; smaller pictures grow by a whole factor.
 
-    Args: instances: whether segments of things are single objects, which get shades, outlines and names.
+    Args:
+        instances: whether segments of things are single objects, which get shades, outlines and names.
+        names: (N,) what is written on the segments of things; by default the names of their classes.
+        hatch_unlabelled: whether what is in no segment is seen to be so.
     """
     image, layers = _shown(sample, side)
     colors = segment_colors(sample, classes)
@@ -68,13 +79,14 @@ def draw(sample: Sample, classes: ClassSpec, *, instances: bool = True, side: in
     fill[..., :3] = np.concatenate([[[0, 0, 0]], colors])[top]
     fill[..., 3] = np.where(top > 0, 255, 0)
     lines = np.zeros_like(fill)
-    _hatch(lines, top == 0, _PALE, 110, period=_HATCH, rising=False, width=2)
+    if hatch_unlabelled:
+        _hatch(lines, top == 0, _PALE, 110, period=_HATCH, rising=False, width=2)
     crowds = np.flatnonzero(sample.is_crowd) + 1
     _hatch(lines, np.isin(top, crowds), INK, 190, period=_CROWD_HATCH, rising=True, width=3)
     if instances:
         things = [row for row, label in enumerate(sample.labels) if int(label) in classes.things]
         _outline(lines, layers, things, colors)
-        lines = _named(lines, layers, things, [classes.names[label] for label in sample.labels])
+        lines = _named(lines, layers, things, names or [classes.names[label] for label in sample.labels])
     return Drawing(image, fill, lines)
 
 
@@ -108,13 +120,20 @@ def segment_colors(sample: Sample, classes: ClassSpec) -> NDArray[np.uint8]:
 
 
 def panel(
-    tiles: Sequence[tuple[str, Drawing]], legend: Sequence[Content], classes: ClassSpec, *, title: str
+    tiles: Sequence[tuple[str, Drawing]],
+    legend: Sequence[Content],
+    classes: ClassSpec,
+    *,
+    title: str = "",
+    unlabelled: bool = True,
 ) -> Picture:
     """Drawings side by side under their captions, over the classes with their numbers of segments.
 
     Args:
         tiles: (caption, drawing), at least one.
         legend: what the first one holds.
+        title: a line above.
+        unlabelled: whether the legend has an entry for it.
     """
     height = max(drawing.image.shape[0] for _, drawing in tiles)
     width = sum(drawing.image.shape[1] + GAP for _, drawing in tiles) - GAP
@@ -122,16 +141,18 @@ def panel(
         (f"{classes.names[content.label]} {content.visible}", tuple(classes.colors[content.label].tolist()))
         for content in legend
     ]
-    places = _places([*names, ("unlabelled", UNLABELLED)], width)
-    canvas = np.full((2 * LINE + height + places[-1][2] + LINE + GAP, width, 3), PAPER, np.uint8)
+    places = _places([*names, *([("unlabelled", UNLABELLED)] if unlabelled else [])], width)
+    above = 2 * LINE if title else LINE
+    below = places[-1][2] + LINE + GAP if places else 0
+    canvas = np.full((above + height + below, width, 3), PAPER, np.uint8)
     texts, left = [(title, (4, 2))], 0
     for caption, drawing in tiles:
         tile = flat(drawing)
-        canvas[2 * LINE : 2 * LINE + tile.shape[0], left : left + tile.shape[1]] = tile
-        texts.append((_cut(caption, tile.shape[1] - 8), (left + 4, LINE + 2)))
+        canvas[above : above + tile.shape[0], left : left + tile.shape[1]] = tile
+        texts.append((_cut(caption, tile.shape[1] - 8), (left + 4, above - LINE + 2)))
         left += tile.shape[1] + GAP
     for (name, color), x, y in places:
-        top = 2 * LINE + height + GAP + y
+        top = above + height + GAP + y
         canvas[top + 3 : top + 15, x : x + 12] = color
         texts.append((name, (x + LINE - 2, top)))
     return _written(canvas, texts)
