@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trimask.bench import __main__ as command
-from trimask.bench import data, infer, metrics, side_by_side
+from trimask.bench import data, metrics, side_by_side
 from trimask.bench.side_by_side import Row, compare
 from trimask.losses import CrossEntropy
 
@@ -46,20 +46,6 @@ def test_unequal_work_is_not_timed():
 
     with pytest.raises(AssertionError):
         metrics._loss("c", "p", [CrossEntropy()], half, (1, 3, 16, 16), (16, 16), 1)
-    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    with pytest.raises(AssertionError, match=r"only 0\.00% of the pixels agree"):
-        infer._row("c", "p", lambda x: x[:, 0], lambda x: x[:, 0] + 1, images, 1)
-
-
-@pytest.mark.slow
-def test_unet_case():
-    rows = infer.unet(1, backbone="resnet18", size=(64, 64), batch_size=1)
-    assert [row.case.rpartition(", ")[2] for row in rows] == ["fp32", "bf16 channels_last"]
-
-
-@pytest.mark.slow
-def test_fcn_case():
-    assert len(infer.fcn(1, size=(64, 64))) == 1
 
 
 @pytest.mark.parametrize("num_instances", [None, 3])
@@ -136,7 +122,7 @@ def test_real_pictures_are_taken_where_they_are(masks):
 
 def test_a_missing_peer_is_one_sentence_and_no_rows(monkeypatch, capsys):
     monkeypatch.setattr(side_by_side.importlib.util, "find_spec", lambda name: None)
-    assert metrics.bce_dice(1) == [] == infer.unet(1)
+    assert metrics.bce_dice(1) == []
     assert "segmentation_models_pytorch is not installed" in capsys.readouterr().out
 
 
@@ -145,7 +131,7 @@ def test_the_command_keeps_what_other_cases_measured(monkeypatch, tmp_path, caps
     rows = iter([1.0, 2.0, 3.0])
 
     def case(name):
-        return lambda runs: [Row(name, "peer", next(rows), 1, 1, "x/s", runs)]
+        return lambda runs: [Row(name, "peer", next(rows), 1, 1, "x/s", runs, "fp32")]
 
     monkeypatch.setattr(metrics, "CASES", {"a": case("a"), "b": case("b")})
     # a fresh process would not know these cases
@@ -155,6 +141,7 @@ def test_the_command_keeps_what_other_cases_measured(monkeypatch, tmp_path, caps
         assert command.main() == 0
     kept = json.loads((tmp_path / "runs/bench/metrics.json").read_text())
     assert {row["case"]: row["ratio"] for row in kept} == {"b": 2.0, "a": 3.0}
+    assert "fp32: 2.00 at least, 2.50 in the median of 2 cases" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["bench", "metrics", "--case", "z"])
     assert command.main() == 2
     assert "no case 'z' of metrics; there are a, b" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""python -m trimask.bench train|infer|data|metrics [--case NAME] [--runs N]: a table, and runs/bench/<what>.json."""
+"""python -m trimask.bench train|infer|data|metrics [--case NAME] [--runs N]: a table, runs/bench/<what>.json, and the
+medians over the groups of cases in that file, those of earlier calls among them."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import importlib
 import json
 import multiprocessing
 import os
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -53,7 +57,19 @@ def main() -> int:
     kept = [row for row in kept if (row["case"], row["peer"]) not in measured]  # other cases of earlier calls
     file.write_text(json.dumps(kept + new, indent=1))
     console.print(f"written to {file}", highlight=False)
+    for group, ratios in ratios_by_group(kept + new).items():
+        numbers = f"{min(ratios):.2f} at least, {statistics.median(ratios):.2f} in the median of {len(ratios)} cases"
+        console.print(f"{group}: {numbers}", highlight=False)
     return 0
+
+
+def ratios_by_group(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Group -> the ratios of its rows in runs/bench/<what>.json, where rows have one."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if group := row.get("group"):
+            groups.setdefault(group, []).append(row["ratio"])
+    return groups
 
 
 if __name__ == "__main__":

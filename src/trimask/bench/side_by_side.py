@@ -24,7 +24,7 @@ class Row:
     """One line of the table: ratio > 1 means that trimask is ahead.
 
     Attributes: case, peer: what was compared with what; ours, theirs: medians in `unit`, where more is better;
-    runs: timed turns of each side.
+    runs: timed turns of each side; group: the rows whose median is told together, or none.
     """
 
     case: str
@@ -34,13 +34,23 @@ class Row:
     theirs: float
     unit: str
     runs: int
+    group: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def compare(
-    case: str, peer: str, ours: Work, theirs: Work, *, amount: float, unit: str, runs: int = 3, warm_up: int = 1
+    case: str,
+    peer: str,
+    ours: Work,
+    theirs: Work,
+    *,
+    amount: float,
+    unit: str,
+    runs: int = 3,
+    warm_up: int = 1,
+    group: str = "",
 ) -> Row:
     """Times both in turns and compares how much they do a second.
 
@@ -50,6 +60,7 @@ def compare(
         unit: e.g. "pictures/s".
         runs: timed turns of each.
         warm_up: turns of each before that.
+        group: see `Row`.
     """
     for _ in range(warm_up):
         ours()
@@ -62,7 +73,7 @@ def compare(
             work()
             kept.append(time.perf_counter() - start)
     our_rate, their_rate = (amount / statistics.median(kept) for kept in times)
-    return Row(case, peer, our_rate / their_rate, our_rate, their_rate, unit, runs)
+    return Row(case, peer, our_rate / their_rate, our_rate, their_rate, unit, runs, group)
 
 
 def require_extra(package: str, extra: str) -> bool:
