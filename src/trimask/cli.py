@@ -76,19 +76,14 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _list() -> int:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table("experiment", "network", "data", "baseline", title="make train EXP=<experiment>")
+    table = Table("experiment", "published", title="make train EXP=<experiment>", box=SIMPLE)
+    table.add_column("where, or why not", overflow="fold")
     for name in experiments.names():
-        config = experiments.find(name).config
-        network = config["model"]["init_args"]["network"]
-        backbone = network.get("init_args", {}).get("backbone", "")
-        table.add_row(
-            name,
-            f"{network['class_path'].rpartition('.')[2]} {backbone}",
-            config["data"]["dataset"]["class_path"].rpartition(".")[2],
-            str(experiments.find(name).baseline),
-        )
+        baseline = experiments.find(name).baseline
+        table.add_row(name, baseline.published, baseline.none or baseline.source)
     console.print(table)
     return 0
 

@@ -47,10 +47,10 @@ class Baseline:
                 f"number was published; got {self!r}."
             )
 
-    def __str__(self) -> str:
-        return (
-            f"none: {self.none}" if self.none else f"{self.metric} {self.value:g} ± {self.tolerance:g} ({self.source})"
-        )
+    @property
+    def published(self) -> str:
+        """The number as a person reads it; empty where there is none."""
+        return "" if self.none else f"{self.metric} {self.value:g} ± {self.tolerance:g}"
 
 
 @dataclass(frozen=True)
