@@ -32,7 +32,7 @@ def with_base(
     tables: Mapping[str, RenameTable] = getattr(kind, "BASES", {})
     if source is None and len(tables) == 1:
         (source,) = tables
-    if source not in tables:
+    if source is None or source not in tables:
         known = listed(sorted(tables))
         raise ValueError(
             f"{kind.__name__} of {source or 'any source'!r} is not published as differences; of {known} it is."

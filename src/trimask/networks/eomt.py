@@ -17,6 +17,7 @@ for classes; patches of 14 pixels resampled to 16.
 - Evaluation is always without masks, also before their share is 0; the official code then masks in evaluation as in training.
 - Pictures of any size, padded to whole patches at the bottom and right, with positions resampled as timm does it; the official
   network takes squares of one size. For its checkpoints give that size as `image_size`.
+- Rotary positions are not rescaled at random in training, as transformers' DINOv3, which the official code trains, does it.
 - Queries and all other tokens attend in two calls, the latter without a mask: same result.
 """
 
@@ -72,14 +73,12 @@ def _convert_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Projections joined, and positions with a batch axis. The giant's gated perceptron has older and newer names."""
     kept: dict[str, Tensor] = {}
     for name, value in weights.items():
-        if name in ("attn_mask_probs", "criterion.empty_weight") or (
-            name.endswith("register_tokens") and not value.numel()
-        ):
+        if name in ("attn_mask_probs", "criterion.empty_weight") or not value.numel():  # e.g. of no registers
             continue
-        name = name.replace("mlp.weights_in.", "mlp.fc1.").replace("mlp.weights_out.", "mlp.fc2.")
-        kept[name.replace("mlp.down_proj.", "mlp.fc2.")] = value
-    kept["embeddings.position_embeddings.weight"] = kept["embeddings.position_embeddings.weight"][None]
-    return join(join(kept, _PROJECTIONS, ".qkv."), ("mlp.gate_proj.", "mlp.up_proj."), "mlp.fc1.")
+        for theirs, ours in (("weights_in", "fc1"), ("weights_out", "fc2"), ("down_proj", "fc2")):
+            name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
+        kept[name] = value[None] if name == "embeddings.position_embeddings.weight" else value
+    return join(join(kept, _PROJECTIONS, ".qkv."), (".mlp.gate_proj.", ".mlp.up_proj."), ".mlp.fc1.")
 
 
 def _convert_dinov3(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

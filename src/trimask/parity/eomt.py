@@ -111,7 +111,14 @@ def _dinov2() -> Row:
 
 
 def _dinov3() -> Row:
-    settings = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    # eps as DINOv3's own configuration has it; and without the random rescaling of positions in training
+    settings: dict[str, Any] = {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+    }
+    settings |= {"layer_norm_eps": 1e-5, "pos_embed_rescale": None}
     return Row(
         EoMT,
         {**OURS, "backbone": "vit_tiny_patch16_dinov3_qkvb"},
