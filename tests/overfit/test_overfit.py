@@ -10,32 +10,50 @@ from torch import nn
 from trimask.data import Shapes
 from trimask.data.datamodule import collate
 from trimask.losses import CrossEntropy, DenseCriterion, Dice, QueryCriterion
-from trimask.metrics import SemanticConfusion
+from trimask.metrics import AveragePrecision, PanopticQuality, SemanticConfusion
 from trimask.networks import all_networks, untrained
 from trimask.outputs import DenseOutput, QueryOutput
 
 MOST_STEPS = 200
 ENOUGH = 0.9
 CRITERIA = {
-    DenseOutput: lambda: DenseCriterion([CrossEntropy(), Dice()]),
-    QueryOutput: lambda: QueryCriterion(question="semantic", points=1024),
+    DenseOutput: lambda classes, question: DenseCriterion([CrossEntropy(), Dice()]),
+    QueryOutput: lambda classes, question: told(QueryCriterion(points=1024), classes, question),
 }
+METRICS = {"semantic": SemanticConfusion, "instances": AveragePrecision, "panoptic": PanopticQuality}
+HEADLINES = {
+    "semantic": lambda scores: scores.miou,
+    "instances": lambda scores: scores.masks.ap,
+    "panoptic": lambda scores: scores.all.pq,
+}
+CASES = [(kind, question) for kind in all_networks() for question in METRICS if hasattr(kind.output, question)]
 
 
-def score(network, batch, classes):
-    """Mean IoU in evaluation mode, at the pictures' own size."""
+def told(criterion, classes, question):
+    criterion.set_question(question, classes)
+    return criterion
+
+
+def score(network, batch, classes, question):
+    """Mean IoU, AP or PQ in evaluation mode, at the pictures' own size."""
     network.eval()
-    metric = SemanticConfusion(classes)
+    metric = METRICS[question](classes)
+    details = {} if question == "semantic" else {"classes": classes}
     with torch.inference_mode():
-        for index, answer in enumerate(network(batch.images).semantic(batch.sizes[0])):
-            metric.update(answer.labels, batch.target(index).semantic(classes.ignore_index), name=batch.names[index])
+        answers = getattr(network(batch.images), question)(batch.sizes[0], **details)
+    for index, answer in enumerate(answers):
+        target, name = batch.target(index), batch.names[index]
+        if question == "semantic":
+            metric.update(answer.labels, target.semantic(classes.ignore_index), name=name)
+        else:
+            metric.update(answer, target, name=name)
     network.train()
-    return metric.compute().miou
+    return HEADLINES[question](metric.compute())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", all_networks(), ids=lambda kind: kind.__name__)
-def test_two_pictures_are_learned_by_heart(kind):
+@pytest.mark.parametrize(("kind", "question"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_two_pictures_are_learned_by_heart(kind, question):
     # large things: what lies within one cell of a coarse map, no network of that stride can say
     dataset = Shapes("train", length=2, size=(64, 64), num_things=(1, 2), radius=(0.25, 0.4))
     batch, classes = collate([dataset[0], dataset[1]]), dataset.classes
@@ -45,9 +63,9 @@ def test_two_pictures_are_learned_by_heart(kind):
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3  # running statistics must keep up with a run of some dozen steps
-    criterion = CRITERIA[kind.output]()
+    criterion = CRITERIA[kind.output](classes, question)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    assert score(network, batch, classes) < 0.3
+    assert score(network, batch, classes, question) < 0.3
     for step in range(1, MOST_STEPS + 1):
         if hasattr(network, "set_progress"):
             network.set_progress(step / MOST_STEPS)
@@ -55,6 +73,7 @@ def test_two_pictures_are_learned_by_heart(kind):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 20 == 0 and score(network, batch, classes) > ENOUGH:
+        if step % 20 == 0 and score(network, batch, classes, question) > ENOUGH:
             return
-    pytest.fail(f"mean IoU {score(network, batch, classes):.3f} after {MOST_STEPS} steps, loss {loss.item():.3f}")
+    reached = score(network, batch, classes, question)
+    pytest.fail(f"{question}: {reached:.3f} after {MOST_STEPS} steps, loss {loss.item():.3f}")
