@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from trimask.losses.matching import assign, class_costs, dice_costs, mask_costs
 from trimask.losses.points import UNKNOWN, all_truths_at, truth_at, uncertain_points, values_at
 from trimask.losses.query import QueryCriterion
-from trimask.losses.query_truth import TruthRule
+from trimask.losses.query_truth import QueryTruth, TruthRule
 from trimask.outputs import QueryOutput
 from trimask.types import ClassSpec, Target
 
@@ -115,7 +115,7 @@ def test_full_masks_equal_maskformer_of_transformers():
 @pytest.mark.parametrize("layers", [1, 3])
 def test_truth_at_points_is_the_bilinear_value_of_each_mask(layers):
     target = blocks([0, 1, 2, 3], layers=layers)
-    rows = TruthRule("panoptic", unlabelled="background")([target, target], NUM_CLASSES).rows
+    rows = TruthRule("panoptic", unlabelled="background")([target, target], NUM_CLASSES).framed
     points = torch.rand(2, 400, 2, generator=torch.Generator().manual_seed(0))
     points[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.0]])  # the border counts half or less
     masks = target.masks.float()
@@ -136,20 +136,22 @@ def test_points_beside_an_unknown_pixel_are_unknown_and_chosen_last():
     rows = torch.zeros(1, 1, 10, 10, dtype=torch.int32)
     rows[..., 5:] = UNKNOWN
     points = torch.tensor([[[0.44, 0.5], [0.46, 0.5], [0.54, 0.5], [0.9, 0.5]]])  # pixel centers at 0.45 and 0.55
-    assert truth_at(rows, torch.zeros(1).long(), points, torch.zeros(1))[1].tolist() == [[1, 0, 0, 0]]
+    truth = QueryTruth(rows, (torch.zeros(1),))
+    assert truth_at(truth.framed, torch.zeros(1).long(), points, torch.zeros(1))[1].tolist() == [[1, 0, 0, 0]]
     masks = torch.linspace(4, 0, 10).expand(1, 10, 10)  # least certain where nobody knows
     torch.manual_seed(0)
     settings = {"num_points": 40, "oversample": 3.0, "importance": 1.0}
-    chosen = uncertain_points(masks, rows, torch.zeros(1).long(), **settings)
+    chosen = uncertain_points(masks, truth.unknown, torch.zeros(1).long(), **settings)
     assert (chosen[..., 0] < 0.5).all()
-    everywhere = uncertain_points(masks, rows.clamp(min=0), torch.zeros(1).long(), **settings)
+    assert QueryTruth(rows.clamp(min=0), truth.labels).unknown is None
+    everywhere = uncertain_points(masks, None, torch.zeros(1).long(), **settings)
     assert everywhere[..., 0].min() > 0.6
 
 
 def test_points_are_worked_through_in_chunks(monkeypatch):
-    masks, rows = torch.randn(9, 6, 8), torch.zeros(2, 1, *SIZE, dtype=torch.int32)
-    monkeypatch.setattr("trimask.losses.points._CHUNK_BYTES", 4 * 4 * 30 * 2)
-    points = uncertain_points(masks, rows, torch.arange(9) % 2, num_points=10, oversample=3.0, importance=0.75)
+    masks, unknown = torch.randn(9, 6, 8), torch.zeros(2, *SIZE, dtype=torch.bool)
+    monkeypatch.setattr("trimask.losses.points.strip_bytes", lambda device: 4 * 4 * 30 * 2)
+    points = uncertain_points(masks, unknown, torch.arange(9) % 2, num_points=10, oversample=3.0, importance=0.75)
     assert points.shape == (9, 10, 2)
 
 
@@ -341,7 +343,7 @@ def test_full_masks_in_chunks_are_the_same(monkeypatch):
     criterion = QueryCriterion(points=None)
     expected = criterion(answer, targets)
     gradient = torch.autograd.grad(sum(expected.values()), answer.masks)
-    monkeypatch.setattr("trimask.losses.query._CHUNK_BYTES", 2 * 4 * 8 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr("trimask.losses.query.strip_bytes", lambda device: 2 * 4 * SIZE[0] * SIZE[1])
     found = criterion(answer, targets)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)

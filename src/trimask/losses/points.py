@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-UNKNOWN = -2  # in a map of rows: a pixel that nobody may learn from; -1 is a pixel of no row, k >= 0 one of row k
+from trimask.decode.strips import strip_bytes
 
-_CHUNK_BYTES = 64 * 2**20  # of candidate points that exist at a time
+UNKNOWN = -2  # in a map of rows: a pixel that nobody may learn from; -1 is a pixel of no row, k >= 0 one of row k
 
 
 def random_points(num_sets: int, num_points: int, like: Tensor) -> Tensor:
@@ -33,57 +33,52 @@ def values_at(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, 2 * points[:, :, None] - 1, mode="bilinear", align_corners=False)[..., 0]
 
 
-def rows_around(rows: Tensor, pictures: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def rows_around(framed: Tensor, pictures: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The four pixels around each point, one after the other.
 
     Args:
-        rows: (B, L, H, W) row of each pixel in each layer; `UNKNOWN` in the first.
+        framed: (B, L, H + 2, W + 2) row of each pixel in each layer, `UNKNOWN` in the first; around the picture a frame of -1.
         pictures: (N,) which picture each set of points belongs to.
         points: (N, P, 2).
 
-    Yields: (L, N, P) the rows there, -1 beyond the border; and (N, P) the bilinear weight of that pixel, 0 beyond the border.
+    Yields: (L, N, P) the rows there, -1 beyond the border; and (N, P) the bilinear weight of that pixel.
     """
-    num_layers, height, width = rows.shape[1:]
-    position = points * points.new_tensor([width, height]) - 0.5
+    num_layers, height, width = framed.shape[1:]
+    position = points * points.new_tensor([width - 2, height - 2]) + 0.5  # in pixels of the frame
     corner = position.floor()
-    fraction = position - corner
-    flat = rows.flatten()
-    base = (pictures * num_layers)[:, None] + torch.arange(num_layers, device=rows.device)[:, None, None]  # (L, N, 1)
-    for right in (0, 1):
-        x = corner[..., 0].long() + right
-        across = fraction[..., 0] if right else 1 - fraction[..., 0]
-        for below in (0, 1):
-            y = corner[..., 1].long() + below
-            weight = across * (fraction[..., 1] if below else 1 - fraction[..., 1])
-            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-            found = flat[base * (height * width) + pixel]
-            yield torch.where(within, found, -1), weight * within
+    right, below = (position - corner).unbind(-1)
+    left, above = 1 - right, 1 - below
+    x, y = corner.long().unbind(-1)
+    layer = pictures * num_layers + torch.arange(num_layers, device=framed.device)[:, None]  # (L, N)
+    first = layer[..., None] * (height * width) + (y * width + x)
+    flat = framed.flatten()
+    for step, weight in ((0, left * above), (1, right * above), (width, left * below), (width + 1, right * below)):
+        yield flat.index_select(0, (first + step).flatten()).view_as(first), weight
 
 
-def truth_at(rows: Tensor, pictures: Tensor, points: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def truth_at(framed: Tensor, pictures: Tensor, points: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """One mask a set of points.
 
-    Args: rows, pictures, points: as in `rows_around`. wanted: (N,) row of the mask.
+    Args: framed, pictures, points: as in `rows_around`. wanted: (N,) row of the mask.
     Returns: (N, P) the mask's value 0..1, and (N, P) 1 where the truth is known, else 0.
     """
     values, known = torch.zeros_like(points[..., 0]), torch.ones_like(points[..., 0])
-    for found, weight in rows_around(rows, pictures, points):
+    for found, weight in rows_around(framed, pictures, points):
         values += weight * (found == wanted[:, None]).any(dim=0)
         known *= found[0] != UNKNOWN
     return values, known
 
 
-def all_truths_at(rows: Tensor, points: Tensor, counts: list[int]) -> tuple[list[Tensor], Tensor]:
+def all_truths_at(framed: Tensor, points: Tensor, counts: list[int]) -> tuple[list[Tensor], Tensor]:
     """Every mask of each picture at the same points.
 
-    Args: rows: (B, L, H, W). points: (B, P, 2). counts: number of rows of each picture.
+    Args: framed: as in `rows_around`. points: (B, P, 2). counts: number of rows of each picture.
     Returns: one (M, P) a picture of values 0..1, and (B, P) 1 where the truth is known, else 0.
     """
-    pictures = torch.arange(len(rows), device=rows.device)
+    pictures = torch.arange(len(framed), device=framed.device)
     known = torch.ones_like(points[..., 0])
     values = [points.new_zeros(count + 1, points.shape[1]) for count in counts]  # one more for the pixels of no row
-    for found, weight in rows_around(rows, pictures, points):
+    for found, weight in rows_around(framed, pictures, points):
         known *= found[0] != UNKNOWN
         place = found.clamp(min=-1).long() + 1  # (L, B, P)
         for picture, value in enumerate(values):
@@ -93,13 +88,14 @@ def all_truths_at(rows: Tensor, points: Tensor, counts: list[int]) -> tuple[list
 
 @torch.no_grad()
 def uncertain_points(
-    masks: Tensor, rows: Tensor, pictures: Tensor, *, num_points: int, oversample: float, importance: float
+    masks: Tensor, unknown: Tensor | None, pictures: Tensor, *, num_points: int, oversample: float, importance: float
 ) -> Tensor:
     """For each mask, points where it is least certain, and some anywhere.
 
     Args:
         masks: (N, h, w) logits.
-        rows, pictures: as in `rows_around`.
+        unknown: (B, H, W) bool, pixels that are chosen last; None if there are none.
+        pictures: (N,) which picture each mask belongs to.
         num_points: P.
         oversample: candidates drawn for each point that is given.
         importance: share of the points that are the least certain candidates.
@@ -107,22 +103,26 @@ def uncertain_points(
     Returns: (N, P, 2).
     """
     num_candidates, num_chosen = int(num_points * oversample), int(importance * num_points)
-    at_once = max(1, _CHUNK_BYTES // (masks.dtype.itemsize * 4 * num_candidates))
+    at_once = max(1, strip_bytes(masks.device) // (masks.dtype.itemsize * 4 * num_candidates))
     chosen = [
-        _least_certain(chunk, rows, of, num_candidates, num_chosen)
+        _least_certain(chunk, unknown, of, num_candidates, num_chosen)
         for chunk, of in zip(masks.split(at_once), pictures.split(at_once), strict=True)
     ]
     anywhere = random_points(len(masks), num_points - num_chosen, masks)
     return torch.cat([torch.cat(chosen), anywhere], dim=1)
 
 
-def _least_certain(masks: Tensor, rows: Tensor, pictures: Tensor, num_candidates: int, num_chosen: int) -> Tensor:
+def _least_certain(
+    masks: Tensor, unknown: Tensor | None, pictures: Tensor, num_candidates: int, num_chosen: int
+) -> Tensor:
     """(N, num_chosen, 2) of as many random candidates a mask."""
     points = random_points(len(masks), num_candidates, masks)
-    certainty = values_at(masks[:, None], points)[:, 0].abs()
-    height, width = rows.shape[2:]
-    x, y = (points * points.new_tensor([width, height])).long().unbind(-1)  # rounding can give the border itself
-    nearest = rows[pictures[:, None], 0, y.clamp(max=height - 1), x.clamp(max=width - 1)]
-    certainty = torch.where(nearest == UNKNOWN, torch.inf, certainty)
+    certainty = values_at(masks[:, None], points)[:, 0].abs_()
+    if unknown is not None:
+        height, width = unknown.shape[1:]
+        x, y = (points * points.new_tensor([width, height])).long().unbind(-1)  # rounding can give the border itself
+        pixel = (pictures * height)[:, None] + y.clamp_(max=height - 1)
+        pixel = pixel.mul_(width).add_(x.clamp_(max=width - 1))
+        certainty.masked_fill_(unknown.flatten().index_select(0, pixel.flatten()).view_as(pixel), torch.inf)
     index = certainty.topk(num_chosen, dim=1, largest=False, sorted=False).indices
     return points.gather(1, index[..., None].expand(-1, -1, 2))

@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trimask.decode.strips import strip_bytes
 from trimask.losses.matching import ALPHA, GAMMA, MaskLoss, assign, class_costs, dice_costs, mask_costs
 from trimask.losses.points import UNKNOWN, all_truths_at, random_points, truth_at, uncertain_points, values_at
 from trimask.losses.query_truth import QueryTruth, Question, TruthRule, Unlabelled, rule_for
 from trimask.outputs import QueryOutput
 from trimask.types import ClassSpec, Target
-
-_CHUNK_BYTES = 256 * 2**20  # of full-size masks that exist at a time where no points are drawn
 
 
 class Pairs(NamedTuple):
@@ -169,7 +168,7 @@ class QueryCriterion(nn.Module):
         like = output.masks.new_empty((), dtype=torch.promote_types(output.masks.dtype, torch.float32))
         if self.points is not None:
             points = random_points(len(output), self.points, like)
-            return points, *all_truths_at(truth.rows, points, truth.counts)
+            return points, *all_truths_at(truth.framed, points, truth.counts)
         rows = F.interpolate(truth.rows.to(like.dtype), output.masks.shape[-2:], mode="nearest").flatten(2)  # (B, L, P)
         masks = [
             (picture[None] == torch.arange(count, device=rows.device)[:, None, None]).any(dim=1).to(like.dtype)
@@ -213,19 +212,24 @@ class QueryCriterion(nn.Module):
             return weights * self._full_losses(masks, pairs, truth)
         points = uncertain_points(
             masks.detach(),
-            truth.rows,
+            truth.unknown,
             pairs.pictures,
             num_points=self.points,
             oversample=self.oversample,
             importance=self.importance,
         )
-        values, known = truth_at(truth.rows, pairs.pictures, points, pairs.rows)
-        return weights * self._pixel_and_dice(values_at(masks[:, None], points)[:, 0], values, known)
+        values, known = truth_at(truth.framed, pairs.pictures, points, pairs.rows)
+
+        def losses(masks: Tensor) -> Tensor:
+            return self._pixel_and_dice(values_at(masks[:, None], points)[:, 0], values, known)
+
+        # Made again for the gradient: a dozen maps of all points would otherwise be kept for each layer.
+        return weights * checkpoint(losses, masks, use_reentrant=False, preserve_rng_state=False)
 
     def _full_losses(self, masks: Tensor, pairs: Pairs, truth: QueryTruth) -> Tensor:
         """As `_mask_losses` over all pixels; so many masks at a time as fit, which are made again for the gradient."""
         height, width = truth.rows.shape[-2:]
-        at_once = max(1, _CHUNK_BYTES // (masks.dtype.itemsize * 8 * height * width))
+        at_once = max(1, strip_bytes(masks.device) // (masks.dtype.itemsize * height * width))
 
         def losses(chunk: Tensor, pictures: Tensor, rows: Tensor) -> Tensor:
             logits = F.interpolate(chunk[:, None], (height, width), mode="bilinear", align_corners=False).flatten(1)
@@ -234,7 +238,8 @@ class QueryCriterion(nn.Module):
             return self._pixel_and_dice(logits, values, (found[:, 0] != UNKNOWN).to(logits.dtype))
 
         chunks = zip(*(x.split(at_once) for x in (masks, pairs.pictures, pairs.rows)), strict=True)
-        return torch.stack([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks]).sum(dim=0)
+        parts = [checkpoint(losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        return torch.stack(parts).sum(dim=0)
 
     def _pixel_and_dice(self, logits: Tensor, values: Tensor, known: Tensor) -> Tensor:
         """(N, P) each -> (2,) summed over the masks: the mean over known points, and 1 - Dice."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -43,6 +44,17 @@ class QueryTruth:
 
     rows: Tensor
     labels: tuple[Tensor, ...]
+
+    @cached_property
+    def framed(self) -> Tensor:
+        """(B, L, H + 2, W + 2) the rows in a frame of -1: what lies beyond the border is in no mask."""
+        return F.pad(self.rows, (1, 1, 1, 1), value=_NOBODY)
+
+    @cached_property
+    def unknown(self) -> Tensor | None:
+        """(B, H, W) bool; None if everything is known. Another device than the CPU is not asked, as it would be waited for."""
+        unknown = self.rows[:, 0] == UNKNOWN
+        return None if unknown.is_cpu and not unknown.any() else unknown
 
     @property
     def counts(self) -> list[int]:
