@@ -38,7 +38,7 @@ SUPPORTED = {
     "UNet": OF_STAGES,
     "UPerNet": OF_STAGES,
 }
-WITHOUT_BACKBONE = {"ESPNet", "ENet"}  # small networks of their own, trained from scratch
+WITHOUT_BACKBONE = {"ESPNet", "ENet", "PlainUNet"}  # networks of their own, trained from scratch
 CASES = [
     pytest.param(kind, family, options, id=f"{kind.__name__}-{family}")
     for kind in all_networks()
