@@ -148,6 +148,7 @@ def test_equals_pycocotools_on_random_pictures(seed):
     assert scores.num_pictures == len(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "dataset"),
     [
@@ -287,7 +288,7 @@ def test_what_makes_no_sense_is_refused():
 def test_the_state_is_little_more_than_the_codes():
     """Neither masks nor anything else that grows with the picture: 56 bytes a prediction, 12 a truth, and the name."""
     metric = AveragePrecision(CLASSES)
-    for number in range(50):
+    for number in range(5):
         for name, found, truth in some_pictures(0):
             metric.update(found, truth, name=f"{name} {number}")
             codes = [coded(mask)["counts"] for mask in [*found.masks.numpy(), *truth.masks[truth.labels > 0].numpy()]]

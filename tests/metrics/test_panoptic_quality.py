@@ -148,6 +148,7 @@ def test_equals_the_published_rules_on_random_maps(seed, boundary):
     assert ("boundaries" in scores.definition) == (boundary is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "coco128_panoptic").is_dir(), reason="TRIMASK_DATA holds no coco128_panoptic")
 @pytest.mark.parametrize("boundary", [None, 0.02])
 def test_equals_the_published_rules_on_real_pictures(boundary, tmp_path, monkeypatch):

@@ -30,8 +30,8 @@ class BrightOutput:
     def picture(self, index):
         return replace(self, logits=self.logits[index : index + 1])
 
-    def instances(self, size, *, classes):
-        self.asked.append((size, classes))
+    def instances(self, size, *, classes, **others):
+        self.asked.append((size, classes, others))
         mask = nn.functional.interpolate(self.logits[:, None], size)[:, 0] > 0
         corners = torch.tensor([[8.0, 5.0, 20.0, 15.0]])
         return [Instances(mask, torch.tensor([1]), torch.tensor([0.9]), corners)]
@@ -120,8 +120,9 @@ def test_the_logged_numbers_are_those_of_the_metric():
 
 def test_outputs_are_told_the_classes_and_the_size_of_the_picture():
     BrightOutput.asked.clear()
-    module().answers(collate([Blocks()[0], Blocks()[2]]))
-    assert BrightOutput.asked == [((24, 40), CLASSES), ((30, 36), CLASSES)]
+    module(details={"top": 7}).answers(collate([Blocks()[0], Blocks()[2]]), scores=True)
+    others = {"top": 7, "scores": True}
+    assert BrightOutput.asked == [((24, 40), CLASSES, others), ((30, 36), CLASSES, others)]
 
 
 def test_it_learns():

@@ -1,5 +1,7 @@
 """What measuring and scoring cost: confusion counts against torchmetrics, the dense criterion against torch's plain calls.
 
+The scores of instances and panoptic answers are in `answers`.
+
 Own work. The peers get int64 labels that are ready to use; ours start from the id layers that a batch carries. Values and
 gradients are compared before anything is timed.
 """
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from trimask.bench import answers
 from trimask.bench.side_by_side import Row, compare, require_extra
 from trimask.losses import BinaryCrossEntropy, CrossEntropy, DenseCriterion, DenseTerm, Dice
 from trimask.metrics import SemanticConfusion
@@ -131,4 +134,5 @@ CASES: dict[str, Callable[[int], list[Row]]] = {
     "loss/2": partial(cross_entropy, shape=(8, 2, 80, 80), size=(320, 320)),
     "loss/2 full size": partial(cross_entropy, shape=(8, 2, 320, 320), size=(320, 320)),
     "loss/bce_dice": bce_dice,
+    **answers.CASES,
 }

@@ -47,6 +47,7 @@ class SegmentationModule(L.LightningModule, ABC):
         metric: makes the metric for the classes; each task has its paper's as default.
         inference: how pictures of any size go through the network in evaluation and prediction: whole (`size`, `short_side`,
             ...), in windows (`window`, `stride`), or looked at several times (`scales`, `flip`). See `trimask.inference`.
+        details: what outputs are told with the question, by the names of their method's arguments, e.g. `score_threshold: 0.5`.
         optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
         groups: learning rate and weight decay of the parts of the network.
         schedule: learning rate over the run, in fractions of it.
@@ -60,6 +61,7 @@ class SegmentationModule(L.LightningModule, ABC):
     question: ClassVar[str]  # the method of an output that is asked: "semantic", "instances" or "panoptic"
     headline: ClassVar[str]  # the logged number that a run is judged by
     default_metric: ClassVar[type[Metric]]  # made from the classes
+    tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class SegmentationModule(L.LightningModule, ABC):
         *,
         metric: Callable[[ClassSpec], Metric] | None = None,
         inference: Inference | None = None,
+        details: dict[str, Any] | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         groups: ParameterGroups | None = None,
         schedule: Schedule | None = None,
@@ -100,6 +103,7 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"`inference` with windows, scales or a flip answers {' and '.join(sorted(self.inference.questions))}; "
                 f"{type(self).__name__} asks for {self.question!r}. Leave those settings out."
             )
+        self.details = details or {}
         self.make_optimizer, self.groups = optimizer, groups or ParameterGroups()
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
@@ -151,15 +155,12 @@ class SegmentationModule(L.LightningModule, ABC):
         Args: details: what else the output is asked for, e.g. `scores=True`.
         """
 
+        told = {**self.details, **({"classes": self.classes} if self.tells_classes else {})}
+
         def ask(output: Any, size: Size) -> list[Any]:
-            return getattr(output, self.question)(size, **self.details, **details)
+            return getattr(output, self.question)(size, **told, **details)
 
         return self.inference(self.network, batch, ask)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What every output is told with the question, besides the size."""
-        return {}
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[Any]:
         return self.answers(batch)

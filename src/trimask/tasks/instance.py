@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -25,10 +23,7 @@ class InstanceModule(SegmentationModule):
     question = "instances"
     headline = "map"
     default_metric = AveragePrecision
-
-    @property
-    def details(self) -> dict[str, Any]:
-        return {"classes": self.classes}
+    tells_classes = True
 
     def update_metric(self, metric: Metric, answer: Instances, target: Target, name: str) -> None:
         metric.update(answer, target, name=name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -22,10 +20,7 @@ class PanopticModule(SegmentationModule):
     question = "panoptic"
     headline = "pq"
     default_metric = PanopticQuality
-
-    @property
-    def details(self) -> dict[str, Any]:
-        return {"classes": self.classes}
+    tells_classes = True
 
     def update_metric(self, metric: Metric, answer: Panoptic, target: Target, name: str) -> None:
         metric.update(answer, target, name=name)
