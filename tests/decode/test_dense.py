@@ -6,11 +6,12 @@ import torch.nn.functional as F
 
 from trimask.decode import dense
 from trimask.decode.dense import dense_probabilities, dense_semantic
+from trimask.decode.strips import CPU_CHANNELS_LAST_FROM
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("budget", [1, 2000, 10**9])
-@pytest.mark.parametrize("num_channels", [1, 2, 5])
+@pytest.mark.parametrize("num_channels", [1, 2, 5, CPU_CHANNELS_LAST_FROM])
 def test_semantic_is_the_argmax_of_the_upsampled_logits(monkeypatch, num_channels, budget, align_corners):
     monkeypatch.setattr(dense, "strip_bytes", lambda device: budget)
     logits = torch.randn(2, num_channels, 7, 5)

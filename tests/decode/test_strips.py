@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trimask.decode.strips import row_strips, upsample_rows
+from trimask.decode.strips import RowUpsampling, has_channels_last, over_channels, row_strips, upsample_rows
 
 SIZES = [
     ((5, 7), (19, 23)),
@@ -20,8 +20,10 @@ SIZES = [
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "size"), SIZES)
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
-def test_strips_are_the_rows_of_interpolate(small, size, align_corners, rows_at_once):
-    logits = torch.randn(2, 3, *small, dtype=torch.float64, requires_grad=True)
+# of one picture alone, some rows with channels last are still laid out so
+@pytest.mark.parametrize(("pictures", "layout"), [(2, torch.contiguous_format), (1, torch.channels_last)])
+def test_strips_are_the_rows_of_interpolate(small, size, align_corners, rows_at_once, pictures, layout):
+    logits = torch.randn(pictures, 3, *small, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     plain = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     strips = [upsample_rows(logits, size, rows, align_corners) for rows in row_strips(size[0], 1, rows_at_once)]
     torch.testing.assert_close(torch.cat(strips, dim=2), plain, rtol=0, atol=1e-12)
@@ -30,6 +32,18 @@ def test_strips_are_the_rows_of_interpolate(small, size, align_corners, rows_at_
     (expected,) = torch.autograd.grad(plain, logits, upstream)
     (gradient,) = torch.autograd.grad(torch.cat(strips, dim=2), logits, upstream)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
+
+
+def test_channels_stay_innermost():
+    logits = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
+    strip = RowUpsampling(logits, (20, 28), False)(
+        logits[:, :, 1:4].contiguous(memory_format=torch.channels_last), (6, 14)
+    )
+    assert has_channels_last(strip)
+    expected = F.interpolate(logits, (20, 28), mode="bilinear")[:, :, 6:14]
+    torch.testing.assert_close(strip, expected)
+    assert has_channels_last(over_channels(torch.softmax, strip))
+    torch.testing.assert_close(over_channels(torch.softmax, strip), strip.softmax(dim=1))
 
 
 def test_single_precision_is_exact_to_rounding():

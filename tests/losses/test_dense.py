@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import trimask.losses
+from trimask.decode.strips import CPU_CHANNELS_LAST_FROM
 from trimask.losses import CrossEntropy, DenseCriterion, DenseTerm, Dice, Focal, Lovasz, OhemCrossEntropy, Strip
 from trimask.losses.dense import small_labels
 from trimask.outputs import DenseOutput
@@ -55,7 +56,7 @@ def all_terms():
 
 
 every_term = pytest.mark.parametrize("make", [make for _, make in all_terms()], ids=[name for name, _ in all_terms()])
-every_head = pytest.mark.parametrize("num_channels", [1, 2, 5])
+every_head = pytest.mark.parametrize("num_channels", [1, 2, 5, CPU_CHANNELS_LAST_FROM])
 
 
 @every_term
@@ -226,6 +227,7 @@ def test_small_labels_are_the_semantic_maps(num_classes, ignore_index):
 
 PEAK = """
 import sys, torch, torch.nn.functional as F
+from trimask.decode.strips import CPU_CHANNELS_LAST_FROM
 from trimask.losses import CrossEntropy, DenseCriterion
 from trimask.outputs import DenseOutput
 from trimask.types import Target

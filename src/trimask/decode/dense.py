@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimask.decode.strips import RowUpsampling, row_strips, strip_bytes
+from trimask.decode.strips import RowUpsampling, best_layout, row_strips, strip_bytes
 from trimask.types import Size
 
 
@@ -20,7 +20,8 @@ def dense_semantic(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
     upsampling = RowUpsampling(logits, size, align_corners)
     bytes_per_row = 4 * num_pictures * num_channels * size[1]
     for rows in row_strips(size[0], bytes_per_row, strip_bytes(logits.device)):
-        strip = upsampling(logits[:, :, upsampling.source(rows)].float().contiguous(), rows)
+        source = logits[:, :, upsampling.source(rows)].float().contiguous(memory_format=best_layout(logits))
+        strip = upsampling(source, rows)
         # `max` runs along a strided class axis several times as fast as `argmax` on a CPU.
         labels[:, slice(*rows)] = strip[:, 0] > 0 if num_channels == 1 else strip.max(dim=1).indices
     return labels

@@ -16,7 +16,7 @@ weights when it chooses pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -36,6 +36,8 @@ class CrossEntropy(DenseTerm):
             "all": the number of all pixels. Without class weights the first two are the same.
         name: key of the value.
     """
+
+    compares_channels: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -105,6 +107,8 @@ class OhemCrossEntropy(DenseTerm):
             among them as in mmsegmentation; with class weights the sum of those of all valid pixels.
         name: key of the value.
     """
+
+    compares_channels: ClassVar[bool] = True
 
     def __init__(
         self,

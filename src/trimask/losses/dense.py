@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes
+from trimask.decode.strips import Rows, RowUpsampling, best_layout, over_channels, row_strips, strip_bytes
 from trimask.losses.class_weights import ClassFrequencies
 from trimask.outputs import DenseOutput
 from trimask.types import Target
@@ -61,7 +61,7 @@ class Strip:
     def log_probabilities(self) -> Tensor:
         """(B, C, r, W) log-softmax with C >= 2: one logit z becomes the two classes' logits [0, z]."""
         if self.logits.shape[1] > 1:
-            return self.logits.log_softmax(dim=1)
+            return over_channels(torch.log_softmax, self.logits)
         return torch.cat([torch.zeros_like(self.logits), self.logits], dim=1).log_softmax(dim=1)
 
     @cached_property
@@ -70,7 +70,7 @@ class Strip:
         num_channels = self.source.shape[1]
         if num_channels > 2:
             # On a CPU this gather takes two thirds of the time of `F.nll_loss(reduction="none")`, backward included.
-            return self.log_probabilities.gather(1, self.labels[:, None])
+            return over_channels(lambda maps, dim: maps.gather(dim, self.labels.unsqueeze(dim)), self.log_probabilities)
         if num_channels == 1:
             return F.logsigmoid(self.margin)
         sign = self.small_labels[:, None].to(self.source.dtype).mul_(2).sub_(1)
@@ -81,7 +81,7 @@ class Strip:
     @cached_property
     def probabilities(self) -> Tensor:
         """(B, C, r, W): softmax over the classes, or the sigmoid of one logit."""
-        return self.logits.sigmoid() if self.logits.shape[1] == 1 else self.logits.softmax(dim=1)
+        return self.logits.sigmoid() if self.logits.shape[1] == 1 else over_channels(torch.softmax, self.logits)
 
     @cached_property
     def truth(self) -> Tensor:
@@ -152,6 +152,9 @@ class DenseTerm(nn.Module):
     """
 
     linear: ClassVar[bool] = True  # `combine` is linear in the sums: saves a walk over the strips
+    compares_channels: ClassVar[bool] = (
+        False  # most of the time goes into a softmax: faster where channels are innermost
+    )
 
     def __init__(self, *, weight: float = 1.0, name: str) -> None:
         super().__init__()
@@ -330,6 +333,8 @@ class _Walk:
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
         height, width = labels.shape[1:]
         self.upsampling = RowUpsampling(logits, (height, width), align_corners)
+        compared = any(term.compares_channels for term in self.terms)
+        self.layout = best_layout(logits) if compared else torch.contiguous_format
         bytes_per_row = logits.shape[0] * logits.shape[1] * width * self.dtype.itemsize
         if budget is None:
             # Other strips than one are walked twice where a term is not linear.
@@ -349,7 +354,7 @@ class _Walk:
             curved = [term for term in self.terms if not term.linear]
             # The slope of a linear term is the same everywhere, and a single strip has the totals by itself.
             known = self._totals(logits, curved, focuses) if len(self.rows) > 1 else {}
-            gradient = logits.new_zeros(() if len(self.rows) == 1 else logits.shape, dtype=self.dtype)
+            gradient = torch.zeros_like(logits, dtype=self.dtype, memory_format=self.layout)
             totals: Sums = {}
             for rows in self.rows:
                 with torch.enable_grad():
@@ -360,16 +365,14 @@ class _Walk:
                     for term, factor in zip(self.terms, upstream.unbind(), strict=True)
                 ]
                 (part,) = torch.autograd.grad(list(sums.values()), source, slopes)
-                if len(self.rows) == 1:
-                    gradient = part
-                else:
-                    gradient[:, :, self.upsampling.source(rows)] += part
+                gradient[:, :, self.upsampling.source(rows)] += part
                 _add(totals, sums)
             return self._combine(totals, focuses), gradient
 
     def source(self, logits: Tensor, rows: Rows) -> Tensor:
         """The small logits that these rows of the picture are made of, in the precision of the loss."""
-        return logits.detach()[:, :, self.upsampling.source(rows)].to(self.dtype).contiguous()
+        source = logits.detach()[:, :, self.upsampling.source(rows)].to(self.dtype)
+        return source.contiguous(memory_format=self.layout)
 
     def strip(self, source: Tensor, rows: Rows) -> Strip:
         return Strip(source, self.upsampling, self.labels[:, slice(*rows)], rows)
