@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 
 from trimask.data import rle
 from trimask.data.segments import pack
-from trimask.metrics.run_lengths import encode_masks, encode_segments
+from trimask.metrics.run_lengths import _changes, encode_masks, encode_segments
 
 
 def split(codes):
@@ -71,3 +71,10 @@ def test_codes_are_those_that_the_data_read():
     masks = torch.rand(3, 11, 17, generator=torch.Generator().manual_seed(1)) < 0.5
     for code, mask in zip(split(encode_masks(masks)), masks.numpy(), strict=True):
         np.testing.assert_array_equal(rle.to_mask(rle.from_string(code), mask.shape), mask)
+
+
+@given(arrays.array_shapes(min_dims=3, max_dims=3, max_side=9).flatmap(some_masks))
+@settings(deadline=None)
+def test_a_device_finds_the_places_that_the_host_finds(masks):
+    on_host, on_device = _changes(masks), _changes(torch.from_numpy(masks))
+    np.testing.assert_array_equal(np.sort(on_host), np.sort(on_device))
