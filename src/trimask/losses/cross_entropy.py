@@ -70,7 +70,7 @@ class CrossEntropy(DenseTerm):
 
     def focus(self, look: Look) -> Tensor:
         if self.average == "all":
-            return look.num_valid.new_tensor(look.labels.numel())
+            return look.num_valid.new_tensor(look.shape.numel())
         if not self.class_weights.is_given or self.average == "labelled":
             return look.num_valid
         total = look.total(self.class_weights.like(look.num_valid)[look.labels])
@@ -147,7 +147,7 @@ class OhemCrossEntropy(DenseTerm):
         """(B, 1, H, W): what the loss of each pixel counts, 0 where it is easy or ignored."""
         kept = self._kept(look)
         if not self.class_weights.is_given:
-            total = kept.sum() if self.average == "kept" else kept.new_tensor(look.labels.numel())
+            total = kept.sum() if self.average == "kept" else kept.new_tensor(look.shape.numel())
             return look.spread(kept[None] / total.clamp(min=1))
         weights = self.class_weights.like(kept)[look.labels]  # (B, H, W)
         total = kept.sum() if self.average == "kept" else look.total(weights)
@@ -158,7 +158,7 @@ class OhemCrossEntropy(DenseTerm):
         probability = look.pixels(lambda strip: strip.true_log_probability.exp())[0]
         threshold = self.threshold
         if len(probability):
-            rank = min(self.min_kept * len(look.labels), len(probability) - 1)
+            rank = min(self.min_kept * look.shape[0], len(probability) - 1)
             threshold = max(threshold, float(probability.kthvalue(rank + 1).values))
         return (probability < threshold).to(probability.dtype)
 

@@ -105,12 +105,14 @@ class Look:
 
     Attributes:
         num_channels: C of the logits, 1 where one logit stands for two classes.
+        shape: (B, H, W) of the truth, ignored pixels too.
         num_valid: () float, the number of valid pixels, at least 1 so that it can be divided by.
     """
 
     def __init__(self, walk: _Walk, logits: Tensor) -> None:
         self._walk, self._logits = walk, logits
         self.num_channels = logits.shape[1]
+        self.shape = walk.labels.shape
         self.num_valid = walk.valid.count_nonzero().clamp(min=1).to(walk.dtype)
 
     @cached_property
