@@ -10,6 +10,7 @@ from PIL import Image
 
 import trimask
 from trimask.data.datamodule import collate
+from trimask.networks.eomt import EoMT
 from trimask.pipeline import Pipeline, without_pretrained
 from trimask.run.build import build
 
@@ -287,3 +288,16 @@ def test_networks_for_other_channels(tmp_path, channels):
     pipeline = trimask.load(tmp_path / "x.ckpt", device="cpu")
     picture = np.zeros((30, 40, channels), np.uint8)
     assert pipeline(picture)[0]["mask"].size == (40, 30)
+
+
+@pytest.mark.parametrize("task", ["Instance", "Panoptic"])
+def test_queries_answer_with_regions_of_every_task(tmp_path, array, task):
+    network = {"class_path": "trimask.networks.eomt.EoMT", "init_args": {**EoMT.tiny, "pretrained": False}}
+    arguments = {"network": network, "criterion": {"class_path": "trimask.losses.QueryCriterion"}}
+    details = {"top": 5} if task == "Instance" else {"score_threshold": 0.0, "overlap_threshold": 0.0}
+    model = {"class_path": f"trimask.tasks.{task}Module", "init_args": {**arguments, "details": details}}
+    module, _ = save(tmp_path / "one.ckpt", {**CONFIG, "model": model})
+    entries = trimask.load(tmp_path / "one.ckpt", device="cpu")(array)
+    assert entries
+    assert {entry["label"] for entry in entries} <= set(module.classes.names)
+    assert all(entry["mask"].size == (71, 45) and 0 <= entry["score"] <= 1 for entry in entries)

@@ -85,11 +85,12 @@ class Pipeline:
         """
         single = not isinstance(pictures, list | tuple)
         many: Sequence[Picture] = [pictures] if single else pictures  # type: ignore[list-item,assignment]
-        found = [self._entries(answer) for answer in self.answers(many, batch_size=batch_size, scores=True)]
+        answers = self.answers(many, batch_size=batch_size, **self.module.scored_by)
+        found = [self._entries(answer) for answer in answers]
         return found[0] if single else found
 
     def answers(self, pictures: Iterable[Picture], *, batch_size: int = 1, **details: Any) -> Iterator[Any]:
-        """The task's own answers on the host, one a picture, lazily; `scores=True` adds probabilities."""
+        """The task's own answers on the host, one a picture, lazily. Of class maps, `scores=True` adds probabilities."""
         batch: list[Sample] = []
         for number, picture in enumerate(pictures):
             batch.append(_sample(picture, number))

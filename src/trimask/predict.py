@@ -30,6 +30,11 @@ def predict(arguments: list[str]) -> int:
     plan = {picture: _files(options.out, picture, options.scores) for picture in pictures}
     _refuse_to_overwrite(options.out, plan, options.overwrite)
     pipeline = Pipeline.from_checkpoint(_checkpoint(options.run), device=options.device, precision=options.precision)
+    if pipeline.module.question != "semantic":
+        raise UsageError(
+            f"predict writes class maps, and --run {options.run} answers {pipeline.module.question}; use "
+            "trimask.load(run)(picture), which gives label, mask and score of each."
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     answers = pipeline.answers(pictures, batch_size=options.batch_size, scores=True)
     rows = []

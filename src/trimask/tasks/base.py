@@ -62,6 +62,7 @@ class SegmentationModule(L.LightningModule, ABC):
     headline: ClassVar[str]  # the logged number that a run is judged by
     default_metric: ClassVar[type[Metric]]  # made from the classes
     tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
+    scored_by: ClassVar[Mapping[str, Any]] = {}  # what an answer must be asked for so that its regions have scores
 
     def __init__(
         self,

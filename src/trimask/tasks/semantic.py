@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
@@ -20,6 +23,7 @@ class SemanticModule(SegmentationModule):
     question = "semantic"
     headline = "miou"
     default_metric = SemanticConfusion
+    scored_by: ClassVar[Mapping[str, Any]] = {"scores": True}
 
     def update_metric(self, metric: Metric, answer: SemanticMap, target: Target, name: str) -> None:
         metric.update(answer.labels, target.semantic(self.classes.ignore_index), name=name)
