@@ -18,6 +18,7 @@ for classes; patches of 14 pixels resampled to 16.
 - Pictures of any size, padded to whole patches at the bottom and right, with positions resampled as timm does it; the official
   network takes squares of one size. For its checkpoints give that size as `image_size`.
 - Rotary positions are not rescaled at random in training, as transformers' DINOv3, which the official code trains, does it.
+- Maps are doubled by a matrix product in place of the transposed convolution that it is: same result.
 - Queries and all other tokens attend in two calls, the latter without a mask: same result.
 """
 
@@ -49,8 +50,15 @@ class Upscale(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv2(F.gelu(self.conv1(x)))
+        x = self.conv2(F.gelu(self._doubled(x)))
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _doubled(self, x: Tensor) -> Tensor:
+        """`conv1` as one product for each cell, whose windows do not overlap: half the time on a CPU, backward included."""
+        weight = self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * D, D)
+        cells = F.linear(x.permute(0, 2, 3, 1), weight, self.conv1.get_parameter("bias").repeat(4))
+        cells = cells.unflatten(3, (2, 2, -1)).transpose(2, 3)  # (B, h, 2, w, 2, D)
+        return cells.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 # --- other libraries' weights ---
