@@ -26,7 +26,10 @@ EVERY = [*MAKERS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item
 
 @pytest.mark.parametrize(("name", "make"), EVERY)
 def test_both_sides_have_the_same_loss_and_gradients(name, make):
-    train.Steps(make()).require_equal()
+    steps = train.Steps(make())
+    steps.require_equal()
+    steps.network.double(), steps.peer.double()
+    steps.require_equal(value=1e-9, gradient=1e-9)
 
 
 @pytest.mark.slow
