@@ -297,6 +297,7 @@ def test_queries_answer_with_regions_of_every_task(tmp_path, array, task):
     details = {"top": 5} if task == "Instance" else {"score_threshold": 0.0, "overlap_threshold": 0.0}
     model = {"class_path": f"trimask.tasks.{task}Module", "init_args": {**arguments, "details": details}}
     module, _ = save(tmp_path / "one.ckpt", {**CONFIG, "model": model})
+    assert module.criterion.rule.question == module.question
     entries = trimask.load(tmp_path / "one.ckpt", device="cpu")(array)
     assert entries
     assert {entry["label"] for entry in entries} <= set(module.classes.names)
