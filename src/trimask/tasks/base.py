@@ -96,7 +96,9 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"{type(self.network).__name__} "
                 f"answers {getattr(self.network.output, '__name__', self.network.output)}, which does not."
             )
-        if callable(tell := getattr(criterion, "set_question", None)):  # what counts as truth may depend on what is asked
+        if callable(
+            tell := getattr(criterion, "set_question", None)
+        ):  # what counts as truth may depend on what is asked
             tell(self.question, classes)
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
