@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from trimask.networks import unet
 from trimask.networks.unet import UNet, UpsampleConv
 
 
+@pytest.mark.parametrize("pixels", [0, 10**9])  # from which on it folds
 @pytest.mark.parametrize("skip_channels", [0, 3])
-def test_folded_upsampling_equals_the_plain_way(skip_channels: int) -> None:
+def test_folded_upsampling_equals_the_plain_way(
+    skip_channels: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet, "FEW_PIXELS", pixels)
     layer = UpsampleConv(5, skip_channels, 4).double()
     torch.nn.init.normal_(layer.weight)
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
