@@ -33,6 +33,7 @@ from trimask.bench.pairs import AUX_WEIGHT, PAIRS, PRECISIONS, Pair
 from trimask.bench.side_by_side import Row, compare, require_extra
 from trimask.data.human import HumanSegmentation
 from trimask.losses import CrossEntropy, DenseCriterion
+from trimask.optim import ParameterGroups, build_optimizer
 from trimask.parity.row import as_in_training, normalized
 from trimask.run.build import build
 from trimask.weights import source_names
@@ -215,7 +216,9 @@ class Steps:
         self.labels = torch.stack(labels)
         self.targets = [as_target(picture, pair.num_classes) for picture in labels]
         self.criterion = DenseCriterion([CrossEntropy()], aux_weight=AUX_WEIGHT)
-        self.optimizers = [torch.optim.AdamW(network.parameters(), lr=6e-5) for network in (self.network, self.peer)]
+        make_optimizer = partial(torch.optim.AdamW, lr=6e-5)
+        self.optimizer = build_optimizer(self.network, make_optimizer, ParameterGroups(decay_all=True))
+        self.peers_optimizer = make_optimizer(self.peer.parameters())
 
     def require_equal(self, *, value: float = 1e-3, gradient: float = 5e-2) -> None:
         """The same loss, gradients of the weights of the same length, the same gradient of the pictures, without dropout.
@@ -248,10 +251,10 @@ class Steps:
     def ours(self, precision: str) -> None:
         with PRECISIONS[precision]():
             loss = self._our_loss(self.images)
-        self._learn(loss, self.optimizers[0])
+        self._learn(loss, self.optimizer)
 
     def theirs(self) -> None:
-        self._learn(self._their_loss(self.images), self.optimizers[1])
+        self._learn(self._their_loss(self.images), self.peers_optimizer)
 
     def _our_loss(self, images: Tensor) -> Tensor:
         return torch.stack(list(self.criterion(self.network(images), self.targets).values())).sum()
