@@ -16,15 +16,15 @@ MAKERS = {
     "deeplabv3plus": partial(pairs.deeplabv3plus, "resnet18", **SMALL),
     "segformer_b0": partial(pairs.segformer, "b0", num_classes=5, **SMALL),
 }
-SLOW = {
+LARGER = {
     "fcn": partial(pairs.fcn, **SMALL),
     "segformer_b2": partial(pairs.segformer, "b2", num_classes=5, **SMALL),
     "upernet": partial(pairs.upernet, num_classes=5, **SMALL),
 }
-EVERY = [*MAKERS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())]
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("name", "make"), EVERY)
+@pytest.mark.parametrize(("name", "make"), (MAKERS | LARGER).items())
 def test_both_sides_have_the_same_loss_and_gradients(name, make):
     steps = train.Steps(make())
     steps.require_equal()
@@ -32,7 +32,6 @@ def test_both_sides_have_the_same_loss_and_gradients(name, make):
     steps.require_equal(value=1e-9, gradient=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make"), MAKERS.items())
 def test_inference_rows(name, make):
     rows = infer.inference(1, make)
@@ -40,7 +39,6 @@ def test_inference_rows(name, make):
     assert all(row.case.startswith(make().title) and row.unit == "pictures/s" for row in rows)
 
 
-@pytest.mark.slow
 def test_training_rows():
     rows = train.step(1, MAKERS["segformer_b0"])
     assert [row.unit for row in rows] == ["pictures/s", "MB, peak of a step"] * 2

@@ -124,6 +124,7 @@ def test_rename_tables_are_bijective(kind: type[nn.Module]) -> None:
         assert {name for name in names if not is_counter(name)} - set(pairs) <= OURS_ALONE, source
 
 
+@pytest.mark.slow
 @networks
 def test_exports_with_free_sizes(kind: type[nn.Module]) -> None:
     network = build(kind).eval()

@@ -10,6 +10,7 @@ from trimask.layers.backbone import Backbone
 SWIN = "swin_tiny_patch4_window7_224"
 
 
+@pytest.mark.slow
 def test_whole_windows_are_timms():
     torch.manual_seed(0)
     ours = Backbone(SWIN, pretrained=False).eval()

@@ -43,6 +43,7 @@ def test_gradient_reaches_every_parameter(head) -> None:
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["psp", "enc"])  # the default one is tested with all other networks
 def test_odd_sizes_names_export_and_compilation(head) -> None:
     network = build(head).eval()

@@ -35,6 +35,7 @@ ROWS = [
             ],
         ),
         sizes=((64, 96), (65, 313), (329, 49)),
+        slow=True,
     ),
     Row(
         DeepLabV3,

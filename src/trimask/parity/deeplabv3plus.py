@@ -41,6 +41,7 @@ def _smp_row(backbone: str) -> Row:
         source="smp_timm",
         reference=replace(reference, answers=_answer_without_upsampling),
         sizes=LONG_16,
+        slow=True,
     )
 
 
