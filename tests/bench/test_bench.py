@@ -141,7 +141,7 @@ def test_the_command_keeps_what_other_cases_measured(monkeypatch, tmp_path, caps
         assert command.main() == 0
     kept = json.loads((tmp_path / "runs/bench/metrics.json").read_text())
     assert {row["case"]: row["ratio"] for row in kept} == {"b": 2.0, "a": 3.0}
-    assert "fp32: 2.00 at least, 2.50 in the median of 2 cases" in capsys.readouterr().out
+    assert "fp32: at least 2.00, median of 2 2.50" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["bench", "metrics", "--case", "z"])
     assert command.main() == 2
     assert "no case 'z' of metrics; there are a, b" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def main() -> int:
     file.write_text(json.dumps(kept + new, indent=1))
     console.print(f"written to {file}", highlight=False)
     for group, ratios in ratios_by_group(kept + new).items():
-        numbers = f"{min(ratios):.2f} at least, {statistics.median(ratios):.2f} in the median of {len(ratios)} cases"
+        numbers = f"at least {min(ratios):.2f}, median of {len(ratios)} {statistics.median(ratios):.2f}"
         console.print(f"{group}: {numbers}", highlight=False)
     return 0
 
