@@ -195,9 +195,13 @@ class Target:
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4) float32 xyxy; the right and lower edge lie one past the last pixel. Empty masks give zeros."""
-        masks = self.masks
-        return torch.cat([_extent(masks.any(1)), _extent(masks.any(2))], dim=1)[:, [0, 2, 1, 3]]
+        """(N, 4) float32 xyxy, see `mask_boxes`."""
+        return mask_boxes(self.masks)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """(N, H, W) bool -> (N, 4) float32 xyxy; the right and lower edge lie one past the last pixel. Empty masks give zeros."""
+    return torch.cat([_extent(masks.any(1)), _extent(masks.any(2))], dim=1)[:, [0, 2, 1, 3]]
 
 
 def _extent(hit: Tensor) -> Tensor:

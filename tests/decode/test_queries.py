@@ -6,14 +6,13 @@ import torch.nn.functional as F
 
 from trimask.decode import queries as module
 from trimask.decode.queries import (
-    mask_boxes,
     query_instances,
     query_panoptic,
     query_probabilities,
     query_score_rows,
     query_semantic,
 )
-from trimask.types import Target
+from trimask.types import Target, mask_boxes
 
 SIZE = (37, 53)
 NUM_QUERIES, NUM_CLASSES = 12, 4

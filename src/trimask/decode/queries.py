@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes, upsample_rows
-from trimask.types import Instances, Panoptic, Size
+from trimask.types import Instances, Panoptic, Size, mask_boxes
 
 EPSILON = 1e-6  # of the mean over a mask, as published
 
@@ -112,21 +112,6 @@ def _full_masks(masks: Tensor, size: Size, align_corners: bool) -> tuple[Tensor,
         certain = logits.sigmoid_().mul_(inside[chunk]).sum(dim=(1, 2))
         certainty[chunk] = certain / (inside[chunk].sum(dim=(1, 2)) + EPSILON)
     return inside, certainty
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """(N, H, W) bool -> (N, 4) float32 xyxy; the right and lower edge lie one past the last pixel. Empty masks give zeros."""
-    left, right = _extent(masks.any(dim=1))
-    top, bottom = _extent(masks.any(dim=2))
-    return torch.stack([left, top, right, bottom], dim=1).float()
-
-
-def _extent(hit: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, P) bool -> (N,) the first hit and one past the last; 0 and 0 where there is none."""
-    position = torch.arange(1, hit.shape[1] + 1, device=hit.device)
-    behind = torch.where(hit, position, 0).amax(dim=1)
-    first = hit.shape[1] - torch.where(hit, position.flip(0), 0).amax(dim=1)
-    return torch.minimum(first, behind), behind
 
 
 # --- panoptic ---
