@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.layers.depthwise import keep_depthwise_in_fp32
+from trimask.layers.normalization import per_channel
 from trimask.layers.swin import pad_as_published
 from trimask.weights import listed, read_weights, require_same_names, translate
 
@@ -143,7 +144,8 @@ def whole_model(name: str, *, pretrained: bool | str, **options: Any) -> nn.Modu
 
 def mean_and_std(body: Any, in_channels: int) -> tuple[Tensor, Tensor]:
     """(1, in_channels, 1, 1) each, in 0..255: those that a timm model's weights were trained with."""
-    mean, std = (_per_channel(body.pretrained_cfg[key], in_channels) for key in ("mean", "std"))
+    ratios = (body.pretrained_cfg[key] for key in ("mean", "std"))
+    mean, std = (per_channel([255.0 * ratio for ratio in values], in_channels) for values in ratios)
     return mean, std
 
 
@@ -152,12 +154,6 @@ def _without_drop_path(body: nn.Module) -> None:
     for module in body.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0.0
-
-
-def _per_channel(values: Sequence[float], in_channels: int) -> Tensor:
-    """timm's mean or std in 0..1 -> (1, in_channels, 1, 1) in 0..255."""
-    cycled = [255.0 * values[i % len(values)] for i in range(in_channels)]
-    return torch.tensor(cycled).view(1, -1, 1, 1)
 
 
 def _config(name: str) -> Any:

@@ -31,11 +31,11 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from trimask.layers.depthwise import DepthwiseConv2d
+from trimask.layers.normalization import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from trimask.weights import RenameTable, join, listed, load_strictly, read_weights, require_same_names, source_names
 
 logger = logging.getLogger(__name__)
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 WIDTHS = (1, 2, 5, 8)  # of the stages as multiples of the first; also their numbers of heads
 REDUCTIONS = (8, 4, 2, 1)  # of the keys' and values' map, along each side
 
@@ -110,9 +110,8 @@ class MixTransformer(nn.Module):
             )
             for level in range(4)
         )
-        for key, values in {"mean": MEAN, "std": STD}.items():
-            cycled = [values[channel % 3] for channel in range(in_channels)]
-            self.register_buffer(key, torch.tensor(cycled).view(1, -1, 1, 1))
+        self.register_buffer("mean", per_channel(IMAGENET_MEAN, in_channels))
+        self.register_buffer("std", per_channel(IMAGENET_STD, in_channels))
         self.apply(_initialize)
         if weights is not None:
             _load(self, weights, str(pretrained))

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trimask.layers.normalization import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
 BATCH_NORM_EPS = 1e-3
 DILATIONS = (1, 2, 4, 8, 16)
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class ESPNet(nn.Module):
@@ -91,9 +91,8 @@ class ESPNet(nn.Module):
         super().__init__()
         if min(p, q) < 1:
             raise ValueError(f"ESPNet needs at least one pyramid a level; got p={p} and q={q}.")
-        for name, values in {"mean": mean, "std": std}.items():
-            cycled = [float(values[i % len(values)]) for i in range(in_channels)]
-            self.register_buffer(name, torch.tensor(cycled).view(1, -1, 1, 1))
+        self.register_buffer("mean", per_channel(mean, in_channels))
+        self.register_buffer("std", per_channel(std, in_channels))
         self.bgr = bgr
         first = 16 + in_channels
         self.level1 = ConvNormPReLU(in_channels, 16, stride=2)

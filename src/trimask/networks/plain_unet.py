@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from trimask.layers.convs import ConvNormReLU
 from trimask.layers.fcn_head import FCNHead
+from trimask.layers.normalization import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
@@ -71,17 +72,16 @@ class PlainUNet(nn.Module):
         *,
         widths: Sequence[int] = (64, 128, 256, 512, 1024),
         in_channels: int = 3,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         dropout: float = 0.1,
         aux_channels: int | None = 64,
     ) -> None:
         super().__init__()
         if len(widths) < 2:
             raise ValueError(f"A U-Net needs at least two stages; got widths={tuple(widths)}.")
-        for name, values in {"mean": mean, "std": std}.items():
-            cycled = [float(values[i % len(values)]) for i in range(in_channels)]
-            self.register_buffer(name, torch.tensor(cycled).view(1, -1, 1, 1))
+        self.register_buffer("mean", per_channel(mean, in_channels))
+        self.register_buffer("std", per_channel(std, in_channels))
         self.encoder = nn.ModuleList(_two_convs(*pair) for pair in pairwise([in_channels, *widths]))
         self.decoder = nn.ModuleList(DecoderBlock(coarse, fine) for fine, coarse in pairwise(widths))  # finest first
         _initialize(self)
