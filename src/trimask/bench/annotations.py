@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from trimask.bench.memory import PEAK, megabytes
 from trimask.data.coco import CocoInstances
 
 NUM_PICTURES, NUM_ANNOTATIONS, NUM_CATEGORIES = 118_287, 860_001, 80
@@ -99,15 +100,15 @@ def _in_new_process(step: Callable[[str], dict[str, float]], root: str, cache: s
 
 
 def first_use(root: str) -> dict[str, float]:
-    before, start = _memory("VmHWM"), time.perf_counter()
+    before, start = megabytes(PEAK), time.perf_counter()
     dataset = CocoInstances(root=root)
     seconds = time.perf_counter() - start
     assert len(dataset) > 0
-    return {"index_seconds": seconds, "index_peak_mb": _memory("VmHWM") - before}
+    return {"index_seconds": seconds, "index_peak_mb": megabytes(PEAK) - before}
 
 
 def second_use(root: str) -> dict[str, float]:
-    before, start = _memory("VmHWM"), time.perf_counter()
+    before, start = megabytes(PEAK), time.perf_counter()
     dataset = CocoInstances(root=root)
     opened = time.perf_counter()
     sample = dataset[0]
@@ -116,7 +117,7 @@ def second_use(root: str) -> dict[str, float]:
     return {
         "open_seconds": opened - start,
         "first_sample_seconds": done - start,
-        "open_peak_mb": _memory("VmHWM") - before,
+        "open_peak_mb": megabytes(PEAK) - before,
     }
 
 
@@ -152,16 +153,11 @@ def _private() -> float:
 
 def whole_file(root: str) -> dict[str, float]:
     """The same file with `json.load`, which is how COCO's own tools begin."""
-    before, start = _memory("VmHWM"), time.perf_counter()
+    before, start = megabytes(PEAK), time.perf_counter()
     with open(Path(root) / "annotations" / "instances_train2017.json") as file:
         content = json.load(file)
     assert content["annotations"]
-    return {"json_load_seconds": time.perf_counter() - start, "json_load_peak_mb": _memory("VmHWM") - before}
-
-
-def _memory(what: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(what)) / 1024
+    return {"json_load_seconds": time.perf_counter() - start, "json_load_peak_mb": megabytes(PEAK) - before}
 
 
 def main() -> None:

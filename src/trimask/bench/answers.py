@@ -5,10 +5,8 @@ Own work. The pictures are ellipses, as truth and, a little off, as answers. Sco
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.detection import MeanAveragePrecision
 from torchmetrics.detection import PanopticQuality as TheirPanopticQuality
 
+from trimask.bench.memory import NOW, megabytes
 from trimask.bench.side_by_side import Row, compare
 from trimask.metrics import AveragePrecision, PanopticQuality
 from trimask.run.console import console
@@ -105,20 +104,15 @@ def average_precision_memory(runs: int, *, pictures: int = 5000, settled: int = 
     for number in range(1, pictures + 1):
         entry = scenes[number % len(scenes)]
         metric.update(entry.answer, entry.truth, name=str(number))
-        seen[number] = _resident_megabytes()
+        seen[number] = megabytes(NOW)
     grown = seen[pictures] - seen[settled]
     metric.compute()
     listed = ", ".join(f"{number}: {seen[number]:.0f} MB" for number in (settled, pictures))
-    console.print(f"resident after picture {listed}; after compute: {_resident_megabytes():.0f} MB", highlight=False)
+    console.print(f"resident after picture {listed}; after compute: {megabytes(NOW):.0f} MB", highlight=False)
     masks = 110 * 480 * 640 / 2**20
     per_megabyte = (pictures - settled) / max(grown, 1e-3)
     case = f"average precision/memory over {pictures} pictures"
     return [Row(case, "masks kept as bytes", per_megabyte * masks, per_megabyte, 1 / masks, "pictures/MB", 1)]
-
-
-def _resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 def _for_torchmetrics(entry: Scene) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

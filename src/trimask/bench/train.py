@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import albumentations as A
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trimask import experiments
+from trimask.bench.memory import NOW, PEAK, forget_peak, megabytes
 from trimask.bench.metrics import as_target, label_map
 from trimask.bench.pairs import AUX_WEIGHT, PAIRS, PRECISIONS, Pair
 from trimask.bench.side_by_side import Row, compare, require_extra
@@ -280,13 +280,8 @@ def peak_of(side: str, make: Callable[[], Pair]) -> float:
 def _peak_in_this_process(side: str, make: Callable[[], Pair]) -> float:
     steps = Steps(make())
     step = partial(steps.ours, side) if side in PRECISIONS else steps.theirs
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
-    before = _resident("VmRSS")
+    forget_peak()
+    before = megabytes(NOW)
     for _ in range(2):  # the first makes the optimizer's moments
         step()
-    return _resident("VmHWM") - before
-
-
-def _resident(what: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+    return megabytes(PEAK) - before
