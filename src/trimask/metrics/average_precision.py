@@ -21,6 +21,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
+from trimask.metrics.boundary import in_words, require_width
 from trimask.metrics.records import PictureRecords
 from trimask.metrics.run_lengths import encode_masks, encode_segments
 from trimask.types import ClassSpec, Instances, Target
@@ -91,12 +92,7 @@ class InstanceScores:
     @property
     def definition(self) -> str:
         absent = ", ".join(self.names[label] for label in self.absent)
-        boundary = (
-            ""
-            if self.boundary is None
-            else f" IoU of masks or of their boundaries, {self.boundary:g} of the diagonal wide."
-        )
-        return DEFINITION + boundary + (f" Not in the truth: {absent}." if absent else "")
+        return DEFINITION + in_words(self.boundary, "masks") + (f" Not in the truth: {absent}." if absent else "")
 
 
 class AveragePrecision(PictureRecords):
@@ -118,8 +114,7 @@ class AveragePrecision(PictureRecords):
                 "Average precision is of countable classes, and none of this data set is: "
                 f"{', '.join(classes.names)}. Say which are `things`, or measure the semantic task."
             )
-        if boundary is not None and not 0 < boundary < 1:
-            raise ValueError(f"`boundary` is a part of the picture's diagonal, e.g. 0.02; got {boundary}.")
+        require_width(boundary)
         self.classes, self.boundary = classes, boundary
 
     def update(self, prediction: Instances, truth: Target, *, name: str) -> None:

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trimask.metrics.boundary import in_words, require_width
 from trimask.metrics.confusion import class_mean
 from trimask.metrics.records import PictureRecords
 from trimask.types import ClassSpec, Panoptic, Target
@@ -110,12 +111,11 @@ class PanopticScores:
     @property
     def definition(self) -> str:
         absent = ", ".join(self.names[label] for label in self.absent)
-        boundary = (
-            ""
-            if self.boundary is None
-            else f" IoU of segments or of their boundaries, {self.boundary:g} of the diagonal wide."
+        return (
+            DEFINITION
+            + in_words(self.boundary, "segments")
+            + (f" In neither truth nor prediction: {absent}." if absent else "")
         )
-        return DEFINITION + boundary + (f" In neither truth nor prediction: {absent}." if absent else "")
 
 
 class PanopticQuality(PictureRecords):
@@ -130,8 +130,7 @@ class PanopticQuality(PictureRecords):
 
     def __init__(self, classes: ClassSpec, *, boundary: float | None = None) -> None:
         super().__init__()
-        if boundary is not None and not 0 < boundary < 1:
-            raise ValueError(f"`boundary` is a part of the picture's diagonal, e.g. 0.02; got {boundary}.")
+        require_width(boundary)
         self.classes, self.boundary = classes, boundary
 
     def update(self, prediction: Panoptic, truth: Target, *, name: str) -> None:
