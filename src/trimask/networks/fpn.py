@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import MMSEG, SMP, SMP_TIMM, convert_mmseg
 from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
+from trimask.layers.fpn_neck import FPNNeck
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
@@ -99,7 +100,9 @@ class FPN(nn.Module):
         super().__init__()
         self.align_corners = align_corners
         self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels)
-        self.pyramid = FeaturePyramid(self.backbone.channels[-NUM_LEVELS:], pyramid_channels, smooth=smooth)
+        self.pyramid = FPNNeck(
+            self.backbone.channels[-NUM_LEVELS:], pyramid_channels, smooth=smooth, initialize=nn.init.xavier_uniform_
+        )
         self.head = SemanticHead(
             pyramid_channels,
             num_classes,
@@ -114,31 +117,6 @@ class FPN(nn.Module):
         """(B, in_channels, H, W) in 0..255 -> logits (B, num_classes, h, w) at the stride of the finest level."""
         levels = self.pyramid(self.backbone(images)[-NUM_LEVELS:])
         return DenseOutput(self.head(levels), align_corners=self.align_corners)
-
-
-class FeaturePyramid(nn.Module):
-    """Maps of a backbone, finest first -> as many maps of one width, each with what the coarser ones know."""
-
-    def __init__(self, in_channels: Sequence[int], channels: int, *, smooth: bool) -> None:
-        super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
-        self.smooth: nn.ModuleList | None = None
-        if smooth:
-            self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as mmseg: Glorot's uniform initialization
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.get_parameter("bias"))
-
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """(B, in_channels[i], h_i, w_i) -> (B, channels, h_i, w_i)."""
-        levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for fine in range(len(levels) - 2, -1, -1):
-            size = levels[fine].shape[-2:]
-            levels[fine] = levels[fine] + F.interpolate(levels[fine + 1], size, mode="nearest")
-        if self.smooth is None:
-            return levels
-        return [smooth(x) for smooth, x in zip(self.smooth, levels, strict=True)]
 
 
 class SemanticHead(nn.Module):
