@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trimask.networks.fpn import FPN, FeaturePyramid
+from trimask.layers.fpn_neck import FPNNeck
+from trimask.networks.fpn import FPN
 
 IMAGES = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
 
@@ -28,7 +29,7 @@ def test_a_coarser_level_goes_through_more_convolutions() -> None:
 
 def test_pyramid_adds_from_above() -> None:
     torch.manual_seed(0)
-    pyramid = FeaturePyramid([2, 3, 4], 5, smooth=False).double()
+    pyramid = FPNNeck([2, 3, 4], 5, smooth=False).double()
     maps = [torch.randn(1, width, *size, dtype=torch.double) for width, size in ((2, (9, 7)), (3, (5, 4)), (4, (3, 2)))]
     fine, middle, coarse = pyramid(maps)
     assert torch.equal(coarse, pyramid.laterals[2](maps[2]))
