@@ -4,6 +4,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from trimask.layers.plain_vit import PlainViT
 from trimask.optim.groups import ParameterGroups, build_optimizer
 
 
@@ -118,6 +119,17 @@ def test_stage_wise_decay_is_that_of_the_authors_of_convnext(num_stage_layers, f
     assert found["backbone.body.stages_3.blocks.0.gamma"] == ("backbone_4_no_decay", pytest.approx(0.1 * last), 0)
     assert found["backbone.body.stages_3.blocks.1.mlp.fc1.weight"] == ("backbone_4", pytest.approx(0.1 * last), 0.05)
     assert found["head.0.weight"] == ("head", 0.1, 0.05)
+
+
+def test_rates_of_eomt_are_those_of_its_authors():
+    """The last block and the norm learn at the full rate, the embeddings at that of the first block."""
+    network = Network(PlainViT("vit_tiny_patch16_224", pretrained=False))
+    groups = ParameterGroups(backbone_multiplier=1 / 0.8, layer_decay=0.8, first_layer=1, decay_all=True)
+    found = settings_of(network, build_optimizer(network, adamw, groups))
+    for name, power in (("norm.weight", 0), ("blocks.11.mlp.fc1.weight", 0), ("blocks.10.norm1.bias", 1)):
+        assert found[f"backbone.body.{name}"][1:] == (pytest.approx(0.1 * 0.8**power), 0.05)
+    for name in ("blocks.0.mlp.fc1.weight", "pos_embed", "patch_embed.proj.weight"):
+        assert found[f"backbone.body.{name}"][1:] == (pytest.approx(0.1 * 0.8**11), 0.05)
 
 
 def test_a_neck_learns_at_the_plain_rate():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, PolynomialLR
 
-from trimask.optim.schedules import Constant, Cosine, MultiStep, Polynomial
+from trimask.optim.schedules import Constant, Cosine, MultiStep, Polynomial, TwoStagePolynomial
 
 TOTAL = 50
 
@@ -60,6 +60,30 @@ def test_polynomial_falls_to_one_rate_in_all_groups():
         Polynomial(floor=0.1, floor_rate=0.05)
 
 
+def test_two_stages_equal_the_formula_of_eomt():
+    """Other parts rise over 5 steps, the backbone over the 10 behind them; each then falls over the rest of the 50."""
+    ours = optimizer((0.1, 0.02))
+    ours.param_groups[0]["name"], ours.param_groups[1]["name"] = "head_no_decay", "backbone_3"
+    schedule = TwoStagePolynomial(power=0.9, warmup=5 / TOTAL, backbone_warmup=10 / TOTAL)
+    seen = rates(ours, schedule.build(ours, TOTAL), TOTAL)
+
+    def head(step):
+        return step / 5 if step < 5 else (1 - (step - 5) / 45) ** 0.9
+
+    def backbone(step):
+        if step < 5:
+            return 0.0
+        return (step - 5) / 10 if step < 15 else (1 - (step - 15) / 35) ** 0.9
+
+    expected = [[0.1 * head(step), 0.02 * backbone(step)] for step in range(TOTAL)]
+    torch.testing.assert_close(seen, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=1e-9)
+
+
+def test_two_stages_need_a_backbone_that_learns():
+    with pytest.raises(ValueError, match="backbone that learns"):
+        TwoStagePolynomial(warmup=0.1, backbone_warmup=0.1).build(optimizer(), TOTAL)
+
+
 def test_cosine_ends_at_its_floor():
     schedule = Cosine(floor=0.1)
     assert schedule.factor(0, TOTAL) == 1
@@ -109,6 +133,8 @@ def test_state_resumes():
     [
         (Constant, {"warmup": 3}),
         (Constant, {"warmup_start": -1}),
+        (TwoStagePolynomial, {"backbone_warmup": 0.5, "warmup": 0.6}),
+        (TwoStagePolynomial, {"floor_rate": 1e-5}),
         (Polynomial, {"power": -1}),
         (Polynomial, {"floor": 2}),
         (Cosine, {"floor": math.nan}),

@@ -40,6 +40,8 @@ class ParameterGroups:
         num_stage_layers: with `layer_decay`, whole stages count as layers 1, 2, ... of so many, and the stem and all
             downsampling as layer 0, as ConvNeXt's authors have it: 6 for ConvNeXt-T and 12 for the larger ones, whose
             stages are four all the same. By default timm's layers, about one a block.
+        first_layer: with `layer_decay`, the layer that everything in front of the blocks counts as: 0, or 1 for the rate of
+            the first block, as EoMT's authors have it.
         decay_all: let weight decay act on norms, biases, 1-D parameters, embeddings and tokens too, as plain SGD
             recipes do.
         undecayed: instead, patterns of the names of all parameters that do not decay, such as "backbone.*norm*".
@@ -49,6 +51,7 @@ class ParameterGroups:
     head_multiplier: float = 1.0
     layer_decay: float | None = None
     num_stage_layers: int | None = None
+    first_layer: int = 0
     decay_all: bool = False
     undecayed: Sequence[str] | None = None
 
@@ -59,6 +62,8 @@ class ParameterGroups:
             raise ValueError(f"`layer_decay` must lie above 0 and at most at 1; got {self.layer_decay}.")
         if self.num_stage_layers is not None and self.layer_decay is None:
             raise ValueError("`num_stage_layers` says what `layer_decay` counts; give that too.")
+        if self.first_layer not in (0, 1) or (self.first_layer and self.layer_decay is None):
+            raise ValueError(f"`first_layer` is 0 or 1, and goes with `layer_decay`; got {self.first_layer}.")
         if self.decay_all and self.undecayed is not None:
             raise ValueError("`decay_all` and `undecayed` contradict each other; give one of them.")
 
@@ -108,7 +113,7 @@ class ParameterGroups:
             raise ValueError(f"{type(backbone).__name__} does not say which layer is which; remove `layer_decay`.")
         found = {}
         for name, parameter in names.items():
-            layer = layer_of.get(name, deepest)
+            layer = max(layer_of.get(name, deepest), self.first_layer)
             scale = self.backbone_multiplier * self.layer_decay ** (deepest + 1 - layer)
             found[parameter] = (f"backbone_{layer}", scale)
         return found

@@ -2,7 +2,7 @@
 
 Sources: the polynomial schedule of DeepLab (Chen et al. 2017, arXiv 1706.05587) with the floor of mmengine's
 `PolyParamScheduler`; cosine annealing (Loshchilov & Hutter 2017, arXiv 1608.03983); linear warm-up (Goyal et al. 2017,
-arXiv 1706.02677).
+arXiv 1706.02677); the two stages of EoMT (tue-mps/eomt, `TwoStageWarmupPolySchedule`, MIT).
 Deviations: the warm-up scales the schedule instead of delaying it, as in mmsegmentation 0.x and in LinearLR + PolyLR
 from step 0: after the warm-up the factor is that of a run without one. `floor` is a fraction of each group's base
 rate; mmengine's absolute `eta_min` is `floor_rate`. Past the end of the run the last factor stays.
@@ -94,6 +94,47 @@ class Polynomial(Schedule):
 
     def decay(self, progress: float) -> float:
         return float((1 - self.floor) * (1 - progress) ** self.power + self.floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStagePolynomial(Polynomial):
+    """New parts learn first: while they warm up, from 0, the pretrained backbone rests, which then warms up itself. The
+    polynomial of each begins where its warm-up ends. Which group is which, their names say; see `ParameterGroups`.
+
+    Attributes:
+        backbone_warmup: share of the run, 0..1, over which the backbone's rate rises, behind `warmup`.
+    """
+
+    backbone_warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("backbone_warmup", self.backbone_warmup, 0, 1 - self.warmup)
+        if self.floor_rate:
+            raise ValueError("`floor_rate` is not for schedules in two stages; give `floor`.")
+
+    def build(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+        names = [group.get("name", "") for group in optimizer.param_groups]
+        if not any(name.startswith("backbone") for name in names):
+            raise ValueError(
+                f"A schedule in two stages needs a backbone that learns; the parts are {', '.join(names)}."
+            )
+        factors = {True: self.backbone_factor, False: self.factor}
+        return LambdaLR(optimizer, [partial(factors[n.startswith("backbone")], total_steps=total_steps) for n in names])
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return self._after(0.0, self.warmup, step / total_steps)
+
+    def backbone_factor(self, step: int, total_steps: int) -> float:
+        """What the base rates of the backbone are multiplied with."""
+        return self._after(self.warmup, self.backbone_warmup, step / total_steps)
+
+    def _after(self, rest: float, warmup: float, progress: float) -> float:
+        """0 while it rests, then a warm-up, then the polynomial over what remains of the run."""
+        if progress < rest + warmup:
+            return max(progress - rest, 0.0) / warmup if warmup else 0.0
+        begin = rest + warmup
+        return self.decay(min((progress - begin) / (1 - begin), 1.0) if begin < 1 else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
