@@ -44,6 +44,10 @@ class DenseOutput:
         """The output for one picture of the batch, still with a batch axis."""
         return replace(self, logits=self.logits[index : index + 1], aux=tuple(a[index : index + 1] for a in self.aux))
 
+    def cut(self, inner: Size, outer: Size) -> DenseOutput:
+        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one; see `cut_maps`."""
+        return DenseOutput(cut_maps(self.logits, inner, outer), align_corners=self.align_corners)
+
     @property
     def num_scores(self) -> int:
         return self.logits.shape[1]
@@ -88,6 +92,10 @@ class QueryOutput:
         """The output for one picture of the batch, still with a batch axis."""
         only = slice(index, index + 1)
         return QueryOutput(self.masks[only], self.classes[only], tuple(layer.picture(index) for layer in self.aux))
+
+    def cut(self, inner: Size, outer: Size) -> QueryOutput:
+        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one; see `cut_maps`."""
+        return QueryOutput(cut_maps(self.masks, inner, outer), self.classes)
 
     @property
     def num_scores(self) -> int:
@@ -135,6 +143,21 @@ class QueryOutput:
             )
             for pair in zip(self.masks, self.classes, strict=True)
         ]
+
+
+def cut_maps(maps: Tensor, inner: Size, outer: Size) -> Tensor:
+    """(B, C, h, w) maps of `outer` pixels -> those of the `inner` pixels in the upper left.
+
+    Raises:
+        ValueError: a cell lies on the border of the two.
+    """
+    height, width = (side * cells / whole for side, cells, whole in zip(inner, maps.shape[-2:], outer, strict=True))
+    if height % 1 or width % 1:
+        raise ValueError(
+            f"Maps of {maps.shape[-2]} x {maps.shape[-1]} cells over {outer[0]} x {outer[1]} pixels cannot be cut at "
+            f"{inner[0]} x {inner[1]}; set `inference.multiple_of` to the pixels of a cell."
+        )
+    return maps[..., : int(height), : int(width)]
 
 
 # torch.export looks inside an output only after it has been told what it is made of.

@@ -88,6 +88,11 @@ def test_input_size(settings, size, expected):
         {"max_long_side": 4},
         {"size": (0, 4)},
         {"max_batch": 0},
+        {"pad_to": (8, 8)},
+        {"pad_to": (8, 8), "long_side": 9},
+        {"pad_to": (8, 8), "long_side": 8, "multiple_of": 3},
+        {"pad_to": (8, 8), "long_side": 8, "flip": True},
+        {"spread": True},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings):
@@ -112,3 +117,29 @@ def test_resize_stays_in_range_and_is_antialiased():
 def test_a_picture_of_the_right_size_is_left_as_it_is():
     image = batch((8, 6)).image(0)
     assert resize(image, (8, 6)) is image
+
+
+class Quarter:
+    """The mean of the first channel over each 4 x 4 pixels. Remembers what it was given."""
+
+    def __call__(self, images):
+        self.seen = images
+        bright = torch.nn.functional.avg_pool2d(images[:, :1].float(), 4) - 127.5
+        return DenseOutput(torch.cat([-bright, bright], dim=1))
+
+
+def test_padding_is_seen_by_the_network_and_not_by_the_answer():
+    pictures, network = batch((12, 16), (8, 8)), Quarter()
+    inference = Inference(long_side=16, multiple_of=4, pad_to=(16, 16), pad_value=9)
+    answers = inference(network, pictures, semantic)
+    assert network.seen.shape == (1, 3, 16, 16)  # the second one alone, which fills it
+    assert [tuple(answer.labels.shape) for answer in answers] == [(12, 16), (8, 8)]
+    inference(network, batch((12, 16)), semantic)
+    assert (network.seen[0, :, 12:] == 9).all()
+    alone = Quarter()(pictures.image(0)[None, :, :12, :16]).semantic((12, 16))[0]
+    assert torch.equal(answers[0].labels, alone.labels)
+
+
+def test_maps_that_cannot_be_cut_say_what_to_set():
+    with pytest.raises(ValueError, match="multiple_of"):
+        Inference(long_side=16, pad_to=(16, 16))(Quarter(), batch((10, 16)), semantic)

@@ -1,6 +1,7 @@
 """Windows and test-time augmentation equal their plain definitions, at a memory that does not hold the picture's scores."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,11 +96,12 @@ def test_each_window_goes_through_once():
     assert max(shape[0] for shape in network.seen) == 2
 
 
+@pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize(
     ("length", "window", "stride"), [(100, 30, 20), (30, 30, 20), (10, 30, 20), (31, 30, 30), (90, 30, 30)]
 )
-def test_windows_cover_every_pixel_and_stay_inside(length, window, stride):
-    starts = window_starts(length, window, stride)
+def test_windows_cover_every_pixel_and_stay_inside(length, window, stride, spread):
+    starts = window_starts(length, window, stride, spread=spread)
     covered = torch.zeros(length)
     for start in starts:
         assert start >= 0
@@ -107,6 +109,8 @@ def test_windows_cover_every_pixel_and_stay_inside(length, window, stride):
         covered[start : start + window] += 1
     assert (covered > 0).all()
     assert len(set(starts)) == len(starts)
+    steps = {after - before for before, after in pairwise(starts)}
+    assert not spread or len(steps) == 0 or max(steps) - min(steps) <= 1
 
 
 @pytest.mark.parametrize("inner", [Inference(short_side=40), Inference(window=(32, 32), short_side=40)])

@@ -39,9 +39,12 @@ class Inference:
         max_long_side: with `short_side`, a limit for the longer side, which wins.
         long_side: pixels of the longer side.
         multiple_of: height and width are stretched up to the next multiple of this.
+        pad_to: (height, width) that the resized picture is padded to at the bottom and right, with `pad_value` in 0..255; answers
+            are of the picture alone. Give `multiple_of` the stride of the network's answer, so that they can be cut.
         window: (height, width) of overlapping windows that the resized picture is cut into; their scores are averaged.
             By default the picture goes through in one piece, as does one that is smaller than the window.
         stride: (height, width) from one window to the next, at most the window; by default two thirds of it.
+        spread: windows lie at equal distances, at most the stride; without, the last one is moved back alone.
         scales: the picture is looked at at these multiples of the size above, and the probabilities are averaged.
         flip: each look is repeated with the mirrored picture.
         max_batch: pictures of one input size, or windows, that go through the network together, at most.
@@ -52,8 +55,11 @@ class Inference:
     max_long_side: int | None = None
     long_side: int | None = None
     multiple_of: int | None = None
+    pad_to: Size | None = None
+    pad_value: float = 0.0
     window: Size | None = None
     stride: Size | None = None
+    spread: bool = False
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     max_batch: int = 16
@@ -69,13 +75,28 @@ class Inference:
             raise ValueError("Sizes and batches must be at least 1.")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"`scales` are positive factors, at least one; got {list(self.scales)}.")
-        if self.stride is not None and self.window is None:
-            raise ValueError("`stride` is the step from window to window; give `window` too.")
+        if (self.stride is not None or self.spread) and self.window is None:
+            raise ValueError("`stride` and `spread` say how windows lie; give `window` too.")
+        if self.pad_to is not None:
+            self._check_padding(self.pad_to)
         if self.window is not None and not all(0 < s <= w for s, w in zip(self.steps, self.window, strict=True)):
             raise ValueError(
                 "`window` is at least 1 a side and `stride` lies in 1..window, or pixels would be left out; got "
                 f"{tuple(self.window)} and {tuple(self.steps)}."
             )
+
+    def _check_padding(self, pad_to: Size) -> None:
+        if self.window is not None or self._looks_often:
+            raise ValueError(
+                "`pad_to` is for pictures that go through whole and once; leave out windows, scales and the flip."
+            )
+        longest = self.long_side or self.max_long_side or max(self.size or (0,))
+        if not 0 < longest <= min(pad_to):
+            raise ValueError(
+                f"Pictures must fit into `pad_to` {tuple(pad_to)}; give a `long_side`, `size` or `max_long_side` that does."
+            )
+        if self.multiple_of is not None and any(side % self.multiple_of for side in pad_to):
+            raise ValueError(f"`pad_to` {tuple(pad_to)} is no multiple of `multiple_of` {self.multiple_of}.")
 
     @property
     def questions(self) -> frozenset[str]:
@@ -131,11 +152,19 @@ class Inference:
         for size, members in groups.items():
             for start in range(0, len(members), self.max_batch):
                 chunk = members[start : start + self.max_batch]
-                output = network(torch.stack([resize(batch.image(index), size) for index in chunk]))
+                output = self._run(network, torch.stack([resize(batch.image(index), size) for index in chunk]))
                 for place, index in enumerate(chunk):
                     # One by one, so that the full-size scores of one picture exist at a time.
                     [answers[index]] = answer(output.picture(place), batch.sizes[index])
         return [answers[index] for index in range(len(batch))]
+
+    def _run(self, network: Network, images: Tensor) -> Any:
+        """(B, K, H, W) -> their output, padded on the way if that is asked for."""
+        if self.pad_to is None:
+            return network(images)
+        height, width = images.shape[-2:]
+        padding = (0, self.pad_to[1] - width, 0, self.pad_to[0] - height)
+        return network(F.pad(images, padding, value=self.pad_value)).cut((height, width), self.pad_to)
 
     def _look(self, network: Network, image: Tensor) -> Any:
         """(K, H, W) one picture -> its output: of windows, or the mean of several looks."""
@@ -151,7 +180,7 @@ class Inference:
         image = resize(image, self.input_size((height, width), scale))
         if self.window is None:
             return network(image[None])
-        return Blended(network, image, self.window, self.steps, self.max_batch)
+        return Blended(network, image, self.window, self.steps, self.max_batch, spread=self.spread)
 
 
 def resize(image: Tensor, size: Size) -> Tensor:

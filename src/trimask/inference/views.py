@@ -96,12 +96,21 @@ class Blended(_Semantic):
         max_batch: windows that go through the network together, at most.
     """
 
-    def __init__(self, run: Callable[[Tensor], Any], image: Tensor, window: Size, stride: Size, max_batch: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Tensor], Any],
+        image: Tensor,
+        window: Size,
+        stride: Size,
+        max_batch: int,
+        *,
+        spread: bool = False,
+    ) -> None:
         self.run, self.image, self.max_batch = run, image, max_batch
         height, width = image.shape[-2:]
         self.window = (min(window[0], height), min(window[1], width))
-        self.tops = window_starts(height, window[0], stride[0])
-        self.lefts = window_starts(width, window[1], stride[1])
+        self.tops = window_starts(height, window[0], stride[0], spread=spread)
+        self.lefts = window_starts(width, window[1], stride[1], spread=spread)
         self._active: dict[int, list[Any]] = {}  # top -> the outputs of that row of windows
         self._plans: dict[Size, RowUpsampling] = {}
         self.output = self._windows(self.tops[0])[0]
@@ -155,9 +164,12 @@ class Blended(_Semantic):
         return [output.picture(index) for index in range(len(windows))]
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one axis: every `stride` pixels, the last one moved back so that it ends at the border."""
+def window_starts(length: int, window: int, stride: int, *, spread: bool = False) -> list[int]:
+    """Where windows begin along one axis: every `stride` pixels, the last one moved back so that it ends at the border; or as
+    many at equal distances, as EoMT has it."""
     number = max(-(-(length - window) // stride), 0) + 1
+    if spread and number > 1:
+        return [index * (length - window) // (number - 1) for index in range(number)]
     return [max(min(index * stride, length - window), 0) for index in range(number)]
 
 
