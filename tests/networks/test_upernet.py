@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trimask.networks.upernet import AS_SMP, ChannelNorm, UPerHead, UPerNet
+from trimask.layers.map_norms import ChannelNorm
+from trimask.networks.upernet import AS_SMP, UPerHead, UPerNet
 
 IMAGES = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
 SMALL = {"pretrained": False, "channels": 16, "aux_channels": 8}

@@ -9,7 +9,8 @@ the same source where there is one:
 
 Sources of the names: the state_dicts of mmsegmentation 1.2.2 and mmpretrain 1.2.0 (Apache-2.0), segmentation_models_pytorch 0.6
 (MIT), transformers 5.23 (Apache-2.0, as in files); those of the official Swin Transformer, ConvNeXt and Segmenter (all MIT)
-from the converters of mmsegmentation and mmpretrain that read them. `make parity` compares the maps (parity/backbones.py).
+from the converters of mmsegmentation and mmpretrain that read them; those of detectron2 (Apache-2.0) from its converter of
+torchvision's ResNets and its DeepLab's stem. `make parity` compares the maps (parity/backbones.py).
 
 **What is not a rename**
 - mmseg's patch merging unfolds a 2x2 neighborhood channel by channel, row by row; the official one, and timm's, takes one
@@ -34,6 +35,8 @@ Patterns = tuple[tuple[str, str], ...]
 _BODY = r"^backbone\.body\."
 _VIT = r"^backbone\.body\.(?:model\.)?"  # timm wraps plain transformers once more
 _VIT_BLOCK = _VIT + r"blocks\.(\d+)\."
+# timm's numbers in a stem of three convolutions -> detectron2's names
+_DEEP_STEM = {0: "conv1", 1: "conv1.norm", 3: "conv2", 4: "conv2.norm", 6: "conv3"}
 _SWIN_BLOCK = _BODY + r"layers_(\d)\.blocks\.(\d+)\."
 _CONVNEXT_BLOCK = _BODY + r"stages_(\d)\.blocks\.(\d+)\."
 
@@ -99,7 +102,33 @@ _OFFICIAL_CONVNEXT: Patterns = (
 )
 OFFICIAL: Patterns = (*_WITHOUT_MEAN_AND_STD, *_OFFICIAL_SWIN, *_OFFICIAL_CONVNEXT, (_VIT, "backbone."))
 
+# --- detectron2 and what is built on it: ResNet; Swin keeps its authors' names ---
+
+_DETECTRON2_RESNET: Patterns = (  # `convert_detectron2` names the norm of the plain stem as that of three convolutions
+    (_BODY + r"bn1\.", "backbone.stem.conv3.norm."),
+    (_BODY + r"conv1\.weight$", "backbone.stem.conv1.weight"),
+    *((rf"{_BODY}conv1\.{index}\.", f"backbone.stem.{name}.") for index, name in _DEEP_STEM.items()),
+    *((rf"{_BODY}layer{stage}\.", f"backbone.res{stage + 1}.") for stage in (1, 2, 3, 4)),
+    (r"^(backbone\.res\d\.\d+)\.bn(\d)\.", r"\1.conv\2.norm."),
+    (r"^(backbone\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
+    (r"^(backbone\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+)
+DETECTRON2: Patterns = (*_WITHOUT_MEAN_AND_STD, *_DETECTRON2_RESNET, *_OFFICIAL_SWIN, (_BODY, "backbone."))
+
 # --- transformers, as in files ---
+
+_TRANSFORMERS_RESNET: Patterns = (
+    (_BODY + r"conv1\.", "backbone.embedder.embedder.convolution."),
+    (_BODY + r"bn1\.", "backbone.embedder.embedder.normalization."),
+    *((rf"{_BODY}layer{stage}\.(\d+)\.", rf"backbone.encoder.stages.{stage - 1}.layers.\1.") for stage in (1, 2, 3, 4)),
+    *(
+        (rf"^(backbone\.encoder\.stages\..+)\.{ours}{number}\.", rf"\1.layer.{number - 1}.{theirs}.")
+        for number in (1, 2, 3)
+        for ours, theirs in (("conv", "convolution"), ("bn", "normalization"))
+    ),
+    (r"^(backbone\.encoder\.stages\..+)\.downsample\.0\.", r"\1.shortcut.convolution."),
+    (r"^(backbone\.encoder\.stages\..+)\.downsample\.1\.", r"\1.shortcut.normalization."),
+)
 
 _TRANSFORMERS_SWIN: Patterns = (
     (_BODY + r"patch_embed\.proj\.", "backbone.embeddings.patch_embeddings.projection."),
@@ -121,7 +150,12 @@ _TRANSFORMERS_CONVNEXT: Patterns = (
     (_CONVNEXT_BLOCK + r"norm\.", r"backbone.encoder.stages.\1.layers.\2.layernorm."),
     (_CONVNEXT_BLOCK + r"mlp\.fc(\d)\.", r"backbone.encoder.stages.\1.layers.\2.pwconv\3."),
 )
-TRANSFORMERS: Patterns = (*_WITHOUT_MEAN_AND_STD, *_TRANSFORMERS_SWIN, *_TRANSFORMERS_CONVNEXT)
+TRANSFORMERS: Patterns = (
+    *_WITHOUT_MEAN_AND_STD,
+    *_TRANSFORMERS_RESNET,
+    *_TRANSFORMERS_SWIN,
+    *_TRANSFORMERS_CONVNEXT,
+)
 
 
 # --- conversions: a state_dict of the source -> one that only needs renaming; what they do not know they leave alone ---
@@ -144,6 +178,15 @@ def convert_mmseg(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the tables of window attention."""
     return _without_tables(weights)
+
+
+def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The plain ResNet stem's norm named as that of a stem of three convolutions; without the tables of window attention."""
+    converted = _without_tables(weights)
+    plain, deep = "backbone.stem.conv1.norm.", "backbone.stem.conv3.norm."
+    if any(name.startswith(deep) for name in converted):
+        return converted
+    return {name.replace(plain, deep): value for name, value in converted.items()}
 
 
 def convert_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

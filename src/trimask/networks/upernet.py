@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,13 +40,12 @@ from trimask.layers.backbone_names import (
 from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
 from trimask.layers.fcn_head import FCNHead
 from trimask.layers.joined_conv import conv_over_joined
+from trimask.layers.map_norms import MapNorm, map_norms
 from trimask.layers.pyramid_pooling import PyramidPooling
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
 NUM_LEVELS = 4
-# Backbones whose maps leave them without a last norm -> eps of the norm that the published networks give each map.
-PUBLISHED_MAP_NORMS = {"swin": 1e-5, "convnext": 1e-6}
 
 # Arguments that make it smp's.
 AS_SMP: Mapping[str, Any] = MappingProxyType({"channels": 256, "map_norm": 1e-6, "dropout": 0.0, "aux_channels": None})
@@ -89,8 +88,7 @@ class UPerNet(nn.Module):
         pretrained: see `Backbone`.
         in_channels: channels of the pictures.
         drop_path: rate of stochastic depth in the last block of the backbone.
-        map_norm: eps of a layer norm on each map of the backbone; None for no such norms, "published" for the published ones
-            (Swin 1e-5, ConvNeXt 1e-6, no others).
+        map_norm: of the maps of the backbone, see `layers.map_norms`.
         channels: width of the head.
         scales: cells of the pooling grids along a side.
         dropout: rate at which whole channels are dropped before a classifier.
@@ -133,7 +131,7 @@ class UPerNet(nn.Module):
         pretrained: bool | str = True,
         in_channels: int = 3,
         drop_path: float = 0.0,
-        map_norm: float | Literal["published"] | None = "published",
+        map_norm: MapNorm = "published",
         channels: int = 512,
         scales: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
@@ -144,8 +142,7 @@ class UPerNet(nn.Module):
         self.align_corners = align_corners
         self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels, drop_path=drop_path)
         widths = self.backbone.channels[-NUM_LEVELS:]
-        eps = _published_map_norm(backbone) if map_norm == "published" else map_norm
-        self.norms = None if eps is None else nn.ModuleList(ChannelNorm(width, eps=eps) for width in widths)
+        self.norms = map_norms(widths, map_norm, backbone=backbone)
         self.head = UPerHead(
             widths, num_classes, channels=channels, scales=scales, dropout=dropout, align_corners=align_corners
         )
@@ -206,14 +203,3 @@ class UPerHead(nn.Module):
             above = levels[level] + F.interpolate(above, size, mode="bilinear", align_corners=self.align_corners)
             levels[level] = above
         return levels
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalization over the channels of each cell: (B, D, h, w) -> the same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def _published_map_norm(backbone: str) -> float | None:
-    return next((eps for family, eps in PUBLISHED_MAP_NORMS.items() if backbone.startswith(family)), None)
