@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trimask.types import Batch, ClassSpec, Instances, Panoptic, Sample, SemanticMap, Target, distinct_colors
+from trimask.types import (
+    Batch,
+    ClassSpec,
+    Instances,
+    Panoptic,
+    Sample,
+    SemanticMap,
+    Target,
+    distinct_colors,
+    mask_boxes,
+    segment_boxes,
+)
 
 SIZE = (7, 9)
 
@@ -207,3 +220,76 @@ def test_regions_of_instances_and_panoptic_answers():
         (3, [[False, False, True]], 0.75),
         (1, [[True, False, False]], 0.5),
     ]
+
+
+# --- answers as class maps and rows ---
+
+ANSWERED = ClassSpec(["sky", "car", "dog"], things=[1, 2])
+
+
+def overlapping():
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[0, :2, 1:4], masks[1, 1:, 2:] = True, True
+    return Instances(masks, torch.tensor([1, 2]), torch.tensor([0.9, 0.4]), mask_boxes(masks))
+
+
+def test_answers_as_class_maps():
+    segments = torch.tensor([[1, 1, 2], [0, 3, 3]], dtype=torch.int32)
+    panoptic = Panoptic(segments, torch.tensor([0, 2, 2]), torch.tensor([0.9, 0.8, 0.7]))
+    assert panoptic.semantic(255).tolist() == [[0, 0, 2], [255, 2, 2]]
+    assert overlapping().semantic(9).tolist() == [
+        [9, 1, 1, 1, 9, 9],
+        [9, 1, 1, 1, 2, 2],
+        [9, 9, 2, 2, 2, 2],
+        [9, 9, 2, 2, 2, 2],
+    ]
+    assert overlapping().above(0.5).semantic(9).unique().tolist() == [1, 9]
+    assert (overlapping().above(0.95).semantic(7) == 7).all()
+    labels = torch.tensor([[0, 1]])
+    assert SemanticMap(labels).semantic(255) is labels
+
+
+def test_rows_of_instances():
+    first, second = overlapping().segments_info(ANSWERED)
+    assert first == {
+        "id": 1,
+        "category_id": 1,
+        "label": "car",
+        "isthing": True,
+        "area": 6,
+        "bbox": [1, 0, 3, 2],
+        "score": pytest.approx(0.9),
+    }
+    assert (second["label"], second["area"], second["bbox"]) == ("dog", 12, [2, 1, 4, 3])
+
+
+def test_rows_of_panoptic_segments_and_an_id_without_a_pixel():
+    segments = torch.tensor([[1, 1, 2, 0], [0, 1, 2, 0], [0, 0, 0, 1]], dtype=torch.int32)
+    rows = Panoptic(segments, torch.tensor([0, 2, 1]), torch.tensor([0.5, 0.6, 0.7])).segments_info(ANSWERED)
+    assert [(row["id"], row["label"], row["isthing"], row["area"], row["bbox"]) for row in rows] == [
+        (1, "sky", False, 4, [0, 0, 4, 3]),
+        (2, "dog", True, 2, [2, 0, 1, 2]),
+        (3, "car", True, 0, [0, 0, 0, 0]),
+    ]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_boxes_of_disjoint_segments_are_those_of_their_masks(seed):
+    random = np.random.default_rng(seed)
+    segments = torch.from_numpy(random.integers(0, 6, random.integers(1, 9, 2)))
+    masks = segments == torch.arange(1, 7)[:, None, None]
+    assert torch.equal(segment_boxes(segments, 6), mask_boxes(masks))
+
+
+def test_the_truth_of_some_classes_only():
+    target = Target(
+        torch.tensor([[[1, 1, 2], [3, 0, 2]], [[0, 3, 0], [0, 0, 0]]], dtype=torch.uint8),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([False, True, False]),
+    )
+    things = target.only(ANSWERED.things)
+    assert things.segments.tolist() == [[[0, 0, 1], [2, 0, 1]], [[0, 2, 0], [0, 0, 0]]]
+    assert things.segments.dtype == torch.uint8
+    assert things.labels.tolist() == [1, 2]
+    assert things.is_crowd.tolist() == [True, False]
+    assert len(target.only([]).labels) == 0

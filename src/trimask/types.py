@@ -198,6 +198,13 @@ class Target:
         """(N, 4) float32 xyxy, see `mask_boxes`."""
         return mask_boxes(self.masks)
 
+    def only(self, labels: Iterable[int]) -> Target:
+        """The segments of these classes; the pixels of all others are unlabelled."""
+        keep = torch.isin(self.labels, self.labels.new_tensor(sorted(labels)))
+        new_ids = torch.cat([keep.new_zeros(1).long(), keep.cumsum(0) * keep])
+        segments = new_ids[self.segments.long()].to(self.segments.dtype)
+        return Target(segments, self.labels[keep], self.is_crowd[keep], self.num_dropped)
+
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """(N, H, W) bool -> (N, 4) float32 xyxy; the right and lower edge lie one past the last pixel. Empty masks give zeros."""
@@ -210,6 +217,17 @@ def _extent(hit: Tensor) -> Tensor:
     first = torch.where(hit, position, hit.shape[1]).amin(1) if hit.numel() else hit.new_zeros(len(hit)).long()
     last = torch.where(hit, position + 1, 0).amax(1) if hit.numel() else first
     return torch.stack([torch.minimum(first, last), last], dim=1).float()
+
+
+def segment_boxes(segments: Tensor, num_segments: int) -> Tensor:
+    """(H, W) ids of disjoint segments, 0 for none -> (N, 4) float32 xyxy as of `mask_boxes`, without a mask a segment."""
+    height, width = segments.shape
+    ids, device = segments.long(), segments.device
+    rows = torch.zeros(num_segments + 1, height, dtype=torch.bool, device=device)
+    columns = torch.zeros(num_segments + 1, width, dtype=torch.bool, device=device)
+    rows[ids, torch.arange(height, device=device)[:, None]] = True
+    columns[ids, torch.arange(width, device=device)] = True
+    return torch.cat([_extent(columns[1:]), _extent(rows[1:])], dim=1)[:, [0, 2, 1, 3]]
 
 
 @dataclass(frozen=True)
@@ -290,6 +308,10 @@ class SemanticMap:
     scores: Tensor | None = None
     confidence: Tensor | None = None
 
+    def semantic(self, ignore_index: int = 255) -> Tensor:
+        """(H, W) class map; every pixel has a class."""
+        return self.labels
+
     def regions(self) -> list[Region]:
         """One region a class that occurs; its score is the mean confidence over the region."""
         regions = []
@@ -312,10 +334,26 @@ class Instances:
     scores: Tensor
     boxes: Tensor
 
+    def above(self, score: float) -> Instances:
+        """Those with this score or a better one."""
+        keep = self.scores >= score
+        return Instances(self.masks[keep], self.labels[keep], self.scores[keep], self.boxes[keep])
+
+    def semantic(self, ignore_index: int = 255) -> Tensor:
+        """(H, W) int64 class map; the best score wins where instances overlap, `ignore_index` where there is none."""
+        painted = self.labels.new_full(self.masks.shape[1:], ignore_index)
+        for row in self.scores.argsort():
+            painted = torch.where(self.masks[row], self.labels[row], painted)
+        return painted
+
     def regions(self) -> list[Region]:
         """One region an instance, best score first."""
         rows = zip(self.labels.tolist(), self.masks, self.scores.tolist(), strict=True)
         return [Region(*row) for row in rows]
+
+    def segments_info(self, classes: ClassSpec) -> list[dict[str, Any]]:
+        """A row an instance, best score first; see `Panoptic.segments_info`. Here ids only count the rows."""
+        return _segments_info(self.labels, self.scores, self.masks.flatten(1).sum(1), self.boxes, classes)
 
 
 @dataclass(frozen=True)
@@ -332,10 +370,44 @@ class Panoptic:
     labels: Tensor
     scores: Tensor
 
+    def semantic(self, ignore_index: int = 255) -> Tensor:
+        """(H, W) int64 class map; `ignore_index` where there is no segment."""
+        return torch.cat([self.labels.new_tensor([ignore_index]), self.labels])[self.segments.long()]
+
     def regions(self) -> list[Region]:
         """One region a segment, in the order of the ids."""
         rows = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True), start=1)
         return [Region(label, self.segments == number, score) for number, (label, score) in rows]
+
+    def segments_info(self, classes: ClassSpec) -> list[dict[str, Any]]:
+        """A row a segment, as COCO's panoptic files have it, with the class by its name and a score.
+
+        Returns:
+            [{"id", "category_id": label, "label": name, "isthing", "area": pixels, "bbox": [x, y, width, height], "score"}, ...]
+        """
+        num_segments = len(self.labels)
+        areas = torch.bincount(self.segments.long().flatten(), minlength=num_segments + 1)[1:]
+        return _segments_info(self.labels, self.scores, areas, segment_boxes(self.segments, num_segments), classes)
+
+
+def _segments_info(
+    labels: Tensor, scores: Tensor, areas: Tensor, boxes: Tensor, classes: ClassSpec
+) -> list[dict[str, Any]]:
+    left, top, right, bottom = boxes.unbind(1)
+    sides = torch.stack([left, top, right - left, bottom - top], dim=1)
+    rows = zip(labels.tolist(), scores.tolist(), areas.tolist(), sides.tolist(), strict=True)
+    return [
+        {
+            "id": number,
+            "category_id": label,
+            "label": classes.names[label],
+            "isthing": label in classes.things,
+            "area": area,
+            "bbox": bbox,
+            "score": score,
+        }
+        for number, (label, score, area, bbox) in enumerate(rows, start=1)
+    ]
 
 
 @runtime_checkable

@@ -295,3 +295,19 @@ def test_the_state_is_little_more_than_the_codes():
             allowed = sum(map(len, codes)) + 56 * len(found.masks) + 12 * len(truth.labels) + 80
             assert metric.records[-1].numel() <= allowed
             assert metric.records[-1].dtype == torch.uint8
+
+
+def test_a_picture_alone_is_a_data_set_of_one():
+    random = np.random.default_rng(0)
+    things, pictures = [1, 2, 3], []
+    for number in range(12):
+        masks = random.random((7, 30, 40)) > random.random((7, 1, 1))
+        truth = target(masks[:4], random.integers(0, 4, 4), random.random(4) < 0.3)
+        found = instances(masks[2:], random.choice(things, 5), random.integers(0, 4, 5) / 4)
+        pictures.append((f"p{number:02}", found, truth))
+    pictures.append(("p12", instances(np.zeros((0, 30, 40), bool), [], []), target(np.ones((1, 30, 40), bool), [2])))
+    scores = measured(pictures, CLASSES)
+    alone = [measured([picture], CLASSES).masks.by_class for picture in pictures]
+    np.testing.assert_allclose(scores.by_picture(), alone, rtol=0, atol=1e-12)
+    assert scores.pictures == tuple(f"p{number:02}" for number in range(13))
+    assert (np.nan_to_num(np.array(alone)) % 1 > 0).sum() >= 8, "neither all nor nothing"

@@ -78,21 +78,28 @@ class InstanceScores:
         masks, boxes: by the IoU of masks (with their boundaries, if the metric was told so) and of boxes.
         names: of the classes; stuff has no value.
         num_pictures: how many were evaluated.
+        pictures: their names, in order.
         absent: countable classes that are not in the truth.
         definition: a sentence to print beside the numbers.
     """
 
     def __init__(
-        self, masks: Averages, boxes: Averages, classes: ClassSpec, num_pictures: int, boundary: float | None
+        self, masks: Averages, boxes: Averages, classes: ClassSpec, records: dict[str, Record], boundary: float | None
     ) -> None:
-        self.masks, self.boxes, self.names, self.num_pictures = masks, boxes, classes.names, num_pictures
-        self.boundary = boundary
+        self.masks, self.boxes, self.names, self.boundary = masks, boxes, classes.names, boundary
+        self.pictures, self.num_pictures = tuple(records), len(records)
+        self._records = list(records.values())
         self.absent = tuple(label for label in sorted(classes.things) if np.isnan(masks.by_class[label]))
 
     @property
     def definition(self) -> str:
         absent = ", ".join(self.names[label] for label in self.absent)
         return DEFINITION + in_words(self.boundary, "masks") + (f" Not in the truth: {absent}." if absent else "")
+
+    def by_picture(self) -> Ratios:
+        """(P, C) the average precision, by the IoU of masks, of each picture as if it were the whole data set; a
+        millisecond or two a picture."""
+        return picture_precision(self._records, len(self.names))
 
 
 class AveragePrecision(PictureRecords):
@@ -151,9 +158,10 @@ class AveragePrecision(PictureRecords):
 
     def compute(self) -> InstanceScores:
         """The scores over all pictures of all processes."""
-        pictures = list(self.kept().values())
+        kept = self.kept()
+        pictures = list(kept.values())
         masks = self._averages("segm" if self.boundary is None else "boundary", pictures)
-        return InstanceScores(masks, self._averages("bbox", pictures), self.classes, len(pictures), self.boundary)
+        return InstanceScores(masks, self._averages("bbox", pictures), self.classes, kept, self.boundary)
 
     def _averages(self, kind: str, pictures: Sequence[Record]) -> Averages:
         truth, found = _tables(pictures)
@@ -226,6 +234,56 @@ def _evaluate(
     evaluation.accumulate()
     precision, recall = evaluation.eval["precision"][:, :, 0, :, -1], evaluation.eval["recall"][:, 0]
     return np.where(precision < 0, np.nan, precision).mean(axis=1), np.where(recall < 0, np.nan, recall)
+
+
+def picture_precision(pictures: Sequence[Record], num_classes: int) -> Ratios:
+    """(P, C) mask AP of each picture alone; nan for classes that it does not show, crowds aside.
+
+    COCO's tools would take a call a picture; these are their rules for a single one.
+    """
+    precision = np.full((len(pictures), num_classes), np.nan)
+    for row, picture in enumerate(pictures):
+        truth, found = _tables([picture])
+        for label in np.unique(truth.place[truth.values[:, 0] == 0, 1]):
+            precision[row, label] = _precision_of_one(truth.of(label), found.of(label), picture)
+    return precision
+
+
+def _precision_of_one(truth: _Table, found: _Table, picture: Record) -> float:
+    """One class in one picture with at least one object of it that is no crowd."""
+    order = np.argsort(-found.values[:, 0], kind="stable")[: MAX_DETECTIONS[-1]]
+    if not len(order):
+        return 0.0
+    crowd = truth.values[:, 0] > 0
+    found = _Table(found.place[order], found.values[order])
+    overlaps = coco_mask.iou(_codes(found, [picture]), _codes(truth, [picture]), crowd.astype(int).tolist())
+    right, ignored = _matches(np.asarray(overlaps, np.float64), crowd)
+    hits, misses = np.cumsum(right, axis=1), np.cumsum(~right & ~ignored, axis=1)
+    precision = hits / np.maximum(hits + misses, 1)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = hits / (~crowd).sum()
+    sampled = [
+        np.append(of_one, 0)[np.searchsorted(at, np.linspace(0, 1, 101))]
+        for of_one, at in zip(precision, recall, strict=True)
+    ]
+    return float(np.mean(sampled))
+
+
+def _matches(overlaps: Ratios, crowd: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(D, G) IoU of detections, best first, with the truth -> (T, D) which are right, and which do not count.
+
+    A detection takes the object that it overlaps most among those that are free; a crowd excuses any number of them.
+    """
+    thresholds = np.minimum(np.linspace(0.5, 0.95, NUM_THRESHOLDS), 1 - 1e-10)[:, None]
+    free = np.repeat(~crowd[None], NUM_THRESHOLDS, axis=0)
+    right = np.zeros((NUM_THRESHOLDS, len(overlaps)), bool)
+    for number, row in enumerate(overlaps):
+        open_to_it = np.where(free & (row >= thresholds), row, -1)
+        best = open_to_it.shape[1] - 1 - open_to_it[:, ::-1].argmax(axis=1)  # the last of equals, as COCO has it
+        right[:, number] = open_to_it.max(axis=1) >= 0
+        free[right[:, number], best[right[:, number]]] = False
+    in_crowd = (overlaps * crowd).max(axis=1, initial=0)[None] >= thresholds
+    return right, in_crowd & ~right
 
 
 def _codes(table: _Table, pictures: Sequence[Record]) -> list[dict[str, Any]]:

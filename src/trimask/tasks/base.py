@@ -22,6 +22,7 @@ from torchmetrics import Metric
 
 from trimask.inference import Inference
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
+from trimask.tasks.tables import Breakdown
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
 
@@ -59,6 +60,7 @@ class SegmentationModule(L.LightningModule, ABC):
     """
 
     question: ClassVar[str]  # the method of an output that is asked: "semantic", "instances" or "panoptic"
+    answer: ClassVar[type]  # what it gives for each picture: SemanticMap, Instances or Panoptic
     headline: ClassVar[str]  # the logged number that a run is judged by
     default_metric: ClassVar[type[Metric]]  # made from the classes
     tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
@@ -208,6 +210,14 @@ class SegmentationModule(L.LightningModule, ABC):
     @abstractmethod
     def score_table(self, scores: Any) -> Table:
         """What a person reads at the end of a run."""
+
+    @abstractmethod
+    def breakdown(self, scores: Any) -> Breakdown:
+        """The scores picture by picture."""
+
+    def asked_of(self, target: Target) -> Target:
+        """The part of the truth that the question is about: all of it, unless a leaf says otherwise."""
+        return target
 
     @abstractmethod
     def draw(self, image: NDArray[np.uint8], target: Target, answer: Any) -> NDArray[np.uint8]:

@@ -8,8 +8,9 @@ from rich.table import Table
 from torchmetrics import Metric
 
 from trimask.metrics import AveragePrecision, Averages, InstanceScores
+from trimask.metrics.confusion import class_mean
 from trimask.tasks.base import SegmentationModule
-from trimask.tasks.tables import percent
+from trimask.tasks.tables import Breakdown, percent
 from trimask.types import Instances, Target
 from trimask.visualise.answers import instance_panel
 
@@ -21,6 +22,7 @@ class InstanceModule(SegmentationModule):
     """
 
     question = "instances"
+    answer = Instances
     headline = "map"
     default_metric = AveragePrecision
     tells_classes = True
@@ -51,6 +53,13 @@ class InstanceModule(SegmentationModule):
         ):
             table.add_row(name, percent(ap), "", "", percent(ar), percent(box_ap))
         return table
+
+    def breakdown(self, scores: InstanceScores) -> Breakdown:
+        by_class = scores.by_picture()
+        return Breakdown("AP", scores.pictures, class_mean(by_class), by_class)
+
+    def asked_of(self, target: Target) -> Target:
+        return target.only(self.classes.things)
 
     def draw(self, image: NDArray[np.uint8], target: Target, answer: Instances) -> NDArray[np.uint8]:
         return instance_panel(image, target, answer, self.classes)

@@ -8,8 +8,9 @@ from rich.table import Table
 from torchmetrics import Metric
 
 from trimask.metrics import PanopticQuality, PanopticScores, mean_quality
+from trimask.metrics.panoptic_quality import panoptic_quality
 from trimask.tasks.base import SegmentationModule
-from trimask.tasks.tables import interval, percent
+from trimask.tasks.tables import Breakdown, interval, percent
 from trimask.types import Panoptic, Target
 from trimask.visualise.answers import panoptic_panel
 
@@ -18,6 +19,7 @@ class PanopticModule(SegmentationModule):
     """Asks outputs for `.panoptic()`. Logs `pq`, `sq`, `rq`, the same with `_things` and `_stuff`, and `pq_<class>`."""
 
     question = "panoptic"
+    answer = Panoptic
     headline = "pq"
     default_metric = PanopticQuality
     tells_classes = True
@@ -53,6 +55,10 @@ class PanopticModule(SegmentationModule):
             qualities = percent(means.pq), spread, percent(means.sq), percent(means.rq)
             table.add_row(name, *qualities, *_counts(scores, labels), style="bold")
         return table
+
+    def breakdown(self, scores: PanopticScores) -> Breakdown:
+        rows = scores.pictures.rows
+        return Breakdown("PQ", scores.pictures.names, mean_quality(rows), panoptic_quality(rows))
 
     def draw(self, image: NDArray[np.uint8], target: Target, answer: Panoptic) -> NDArray[np.uint8]:
         return panoptic_panel(image, target, answer, self.classes)

@@ -11,8 +11,9 @@ from rich.table import Table
 from torchmetrics import Metric
 
 from trimask.metrics import SemanticConfusion, SemanticScores, mean_iou
+from trimask.metrics.confusion import iou
 from trimask.tasks.base import SegmentationModule
-from trimask.tasks.tables import interval, percent
+from trimask.tasks.tables import Breakdown, interval, percent
 from trimask.types import SemanticMap, Target
 from trimask.visualise.draw import panel
 
@@ -21,6 +22,7 @@ class SemanticModule(SegmentationModule):
     """Asks outputs for `.semantic()`. Logs `miou`, `pixel_accuracy`, `mean_accuracy`, `mean_dice` and `iou_<class>`."""
 
     question = "semantic"
+    answer = SemanticMap
     headline = "miou"
     default_metric = SemanticConfusion
     scored_by: ClassVar[Mapping[str, Any]] = {"scores": True}
@@ -63,6 +65,10 @@ class SemanticModule(SegmentationModule):
             style="bold",
         )
         return table
+
+    def breakdown(self, scores: SemanticScores) -> Breakdown:
+        rows = scores.pictures.rows
+        return Breakdown("IoU", scores.pictures.names, mean_iou(rows, scores.exclude), iou(rows), scores.confusion)
 
     def draw(self, image: NDArray[np.uint8], target: Target, answer: SemanticMap) -> NDArray[np.uint8]:
         truth = target.semantic(self.classes.ignore_index).cpu().numpy()

@@ -1,13 +1,36 @@
-"""How a score is written in the table at the end of a run."""
+"""How scores are laid out: in the table at the end of a run, and picture by picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from trimask.metrics import bootstrap_interval
+
+
+class Breakdown(NamedTuple):
+    """The scores of each picture by itself.
+
+    Attributes:
+        measure: what the numbers are, such as "IoU".
+        names: (P,) of the pictures.
+        means: (P,) mean over the classes of the picture, 0..1; nan where there is nothing to score.
+        by_class: (P, C) of each class, 0..1; nan where a picture has none.
+        confusion: (C, C) pixels over all pictures, row = truth, column = prediction; None where pixels are not what is counted.
+    """
+
+    measure: str
+    names: Sequence[str]
+    means: NDArray[np.float64]
+    by_class: NDArray[np.float64]
+    confusion: NDArray[np.int64] | None = None
+
+    def worst_first(self) -> list[int]:
+        """Rows of the pictures that have a score, the lowest first."""
+        return [int(row) for row in np.argsort(self.means, kind="stable") if not np.isnan(self.means[row])]
 
 
 def percent(ratio: float) -> str:
