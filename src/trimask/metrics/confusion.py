@@ -21,6 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from trimask.metrics.pictures import Arrays, SummedPictures
 from trimask.types import ClassSpec
 
 Counts = NDArray[np.int64]  # (..., 3, C) pixels of each class: right, in the truth, in the prediction
@@ -85,6 +86,39 @@ class PictureCounts:
         return [(self.names[i], float(scores[i])) for i in np.argsort(scores, kind="stable") if not np.isnan(scores[i])]
 
 
+class SemanticPictures(SummedPictures):
+    """Args: rows: as in `PictureCounts`; classes: their names; exclude: labels left out of the means."""
+
+    def __init__(
+        self, names: Sequence[str], rows: Counts, *, classes: Sequence[str], exclude: Sequence[int] = ()
+    ) -> None:
+        super().__init__(names, rows)
+        self.classes, self.exclude = tuple(classes), tuple(exclude)
+
+    def values(self, sums: Counts) -> dict[str, Ratios]:
+        right, truth = sums[:, 0].sum(axis=1), sums[:, 1].sum(axis=1)
+        by_class = iou(sums)
+        means = {
+            "miou": class_mean(by_class, self.exclude),
+            "pixel_accuracy": _ratio(right, truth),
+            "mean_accuracy": class_mean(accuracy(sums), self.exclude),
+            "mean_dice": class_mean(dice(sums), self.exclude),
+        }
+        return means | {f"iou_{name}": by_class[:, label] for label, name in enumerate(self.classes)}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "rows": self.rows,
+            "classes": np.array(self.classes, dtype=str),
+            "exclude": np.array(self.exclude, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Arrays) -> SemanticPictures:
+        classes, exclude = arrays["classes"].tolist(), arrays["exclude"].tolist()
+        return cls(names, arrays["rows"], classes=classes, exclude=exclude)
+
+
 class SemanticScores:
     """What a confusion count says. All ratios are in 0..1; a ratio without pixels is nan and left out of its mean.
 
@@ -118,6 +152,12 @@ class SemanticScores:
         self.mean_dice = float(class_mean(self.dice, self.exclude))
         self.pixel_accuracy = float(_ratio(counts[0].sum(), counts[1].sum()))
         self.absent = tuple(np.flatnonzero(np.isnan(self.iou)).tolist())
+
+    @property
+    def kept(self) -> SemanticPictures:
+        """What a run keeps of each picture."""
+        rows = self.pictures.rows
+        return SemanticPictures(self.pictures.names, rows, classes=self.names, exclude=self.exclude)
 
     @property
     def definition(self) -> str:

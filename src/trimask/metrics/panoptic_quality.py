@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from trimask.metrics.boundary import in_words, require_width
 from trimask.metrics.confusion import class_mean
+from trimask.metrics.pictures import Arrays, SummedPictures
 from trimask.metrics.records import PictureRecords
 from trimask.types import ClassSpec, Panoptic, Target
 
@@ -77,6 +78,35 @@ class PictureSums:
         return [(self.names[i], float(scores[i])) for i in np.argsort(scores, kind="stable") if not np.isnan(scores[i])]
 
 
+class PanopticPictures(SummedPictures):
+    """Args: rows: as in `PictureSums`; classes: their names; things: labels of the countable ones."""
+
+    def __init__(self, names: Sequence[str], rows: Sums, *, classes: Sequence[str], things: Sequence[int]) -> None:
+        super().__init__(names, rows)
+        self.classes, self.things = tuple(classes), tuple(things)
+
+    def values(self, sums: Sums) -> dict[str, Ratios]:
+        pq, sq, rq = panoptic_quality(sums), segmentation_quality(sums), recognition_quality(sums)
+        stuff = [label for label in range(len(self.classes)) if label not in self.things]
+        by_class = {f"pq_{name}": pq[:, label] for label, name in enumerate(self.classes)}
+        return by_class | {
+            f"{quality}{group}": class_mean(values[:, list(labels)])
+            for group, labels in (("", range(len(self.classes))), ("_things", self.things), ("_stuff", stuff))
+            for quality, values in (("pq", pq), ("sq", sq), ("rq", rq))
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "rows": self.rows,
+            "classes": np.array(self.classes, dtype=str),
+            "things": np.array(self.things, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Arrays) -> PanopticPictures:
+        return cls(names, arrays["rows"], classes=arrays["classes"].tolist(), things=arrays["things"].tolist())
+
+
 class Qualities:
     """Means over some classes, 0..1; nan if none of them occurs. Attributes: pq, sq, rq."""
 
@@ -107,6 +137,13 @@ class PanopticScores:
         self.things = Qualities(by_class, sorted(classes.things))
         self.stuff = Qualities(by_class, sorted(set(labels) - classes.things))
         self.absent = tuple(np.flatnonzero(np.isnan(self.pq)).tolist())
+        self._things = sorted(classes.things)
+
+    @property
+    def kept(self) -> PanopticPictures:
+        """What a run keeps of each picture."""
+        rows = self.pictures.rows
+        return PanopticPictures(self.pictures.names, rows, classes=self.names, things=self._things)
 
     @property
     def definition(self) -> str:

@@ -1,0 +1,102 @@
+"""What is kept of each picture beside the scores of a data set, so that the data set can be redrawn later.
+
+A run keeps it as pictures.npz: intervals (`bootstrap.py`), the comparison of two runs and the ledger read it, without a network
+and without the data. Own work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ratios = NDArray[np.float64]
+Arrays = Mapping[str, NDArray[Any]]
+_CLASS = "class_path"  # the array that names who reads the others
+_NAMES = "names"
+_STEP = 256  # pictures that are looked at alone in one go
+
+
+class Pictures(ABC):
+    """Args: names: of the pictures, unique."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    @abstractmethod
+    def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
+        """Scores of R data sets: (R, P) how often each picture is taken -> {the short name that a task logs: (R,)}."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All but the names, as plain arrays; `from_arrays` is the inverse."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Arrays) -> Self: ...
+
+    def scores(self) -> dict[str, float]:
+        """Of the data set as it is."""
+        return {name: float(value[0]) for name, value in self.redrawn(np.ones((1, len(self.names)), np.int64)).items()}
+
+    def alone(self, score: str) -> Ratios:
+        """(P,) the score of each picture by itself; nan where a picture has none."""
+        found = [np.zeros(0)]
+        for start in range(0, len(self.names), _STEP):
+            stop = min(start + _STEP, len(self.names))
+            found.append(self.redrawn(np.eye(stop - start, len(self.names), start, dtype=np.int64))[score])
+        return np.concatenate(found)
+
+
+class SummedPictures(Pictures):
+    """Scores that are functions of sums over pictures. Args: rows: (P, K, C) what is summed."""
+
+    def __init__(self, names: Sequence[str], rows: NDArray[Any]) -> None:
+        super().__init__(names)
+        self.rows = rows
+
+    @abstractmethod
+    def values(self, sums: NDArray[Any]) -> dict[str, Ratios]:
+        """(R, K, C) sums, of the type of `rows` -> {short name: (R,)}."""
+
+    def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
+        # In float64, because numpy multiplies integer matrices without BLAS; counts below 2^53 stay exact.
+        flat = self.rows.reshape(len(self.names), -1).astype(np.float64)
+        sums = times.astype(np.float64) @ flat
+        return self.values(sums.astype(self.rows.dtype).reshape(len(times), *self.rows.shape[1:]))
+
+
+def save(pictures: Pictures, path: Path) -> None:
+    """Writes beside the place and moves there, so that a kill leaves the old file or the new one."""
+    kind = type(pictures)
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        own = {_CLASS: np.array(f"{kind.__module__}.{kind.__qualname__}"), _NAMES: np.array(pictures.names, dtype=str)}
+        everything: dict[str, Any] = {**own, **pictures.arrays()}
+        np.savez_compressed(file, **everything)
+    fresh.replace(path)
+
+
+def load(path: Path) -> Pictures:
+    """What `save` wrote; no code comes from the file.
+
+    Raises:
+        ValueError: there is no such file, or it is not one of these.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"There is no {path}: the run was made before runs kept their pictures' scores; validate it again."
+        )
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    module, _, name = str(arrays.pop(_CLASS, "")).rpartition(".")
+    kind = getattr(importlib.import_module(module), name, None) if module else None
+    if not (isinstance(kind, type) and issubclass(kind, Pictures)):
+        raise ValueError(f"{path} does not hold the scores of pictures; validate the run again.")
+    names = tuple(arrays.pop(_NAMES).tolist())
+    return kind.from_arrays(names, arrays)
