@@ -174,3 +174,39 @@ def test_cached_weights_need_no_network(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: str(tmp_path / "model.safetensors"))
     monkeypatch.setattr(module, "_answers", lambda url: pytest.fail("asked the network"))
     assert torch.equal(Backbone(TINY, pretrained=True).body.bn1.weight, whole.bn1.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "last"),
+    [
+        (TINY, 2, "bn1.bias"),
+        (TINY, 4, "layer1.0.bn2.bias"),
+        ("tf_efficientnet_lite0", 4, "blocks.1.1.bn3.bias"),
+        ("test_convnext", 4, "stages_0.blocks.0.mlp.fc2.bias"),
+    ],
+)
+def test_first_layers_can_be_frozen(name: str, stride: int, last: str) -> None:
+    body = Backbone(name, pretrained=False, frozen_stride=stride).body
+    learns = [parameter.requires_grad for parameter in body.parameters()]
+    names = [name for name, _ in body.named_parameters()]
+    first = names.index(last) + 1
+    assert learns == [False] * first + [True] * (len(names) - first)
+    assert all(norm.weight.requires_grad == norm.training for norm in norms_of(body))
+
+
+def test_frozen_norms_keep_their_statistics_while_the_rest_learns() -> None:
+    backbone = Backbone(TINY, pretrained=False, frozen_norm=True)
+    kept = {name: value.clone() for name, value in backbone.named_buffers()}
+    backbone.train()(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert all(torch.equal(value, kept[name]) for name, value in backbone.named_buffers())
+    assert not any(norm.training or norm.weight.requires_grad for norm in norms_of(backbone))
+    assert backbone.body.conv1.weight.requires_grad
+
+
+def test_a_frozen_stride_below_the_finest_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride 4; `frozen_stride` is 0 or at least that"):
+        Backbone("test_convnext", pretrained=False, frozen_stride=2)
+
+
+def norms_of(network: torch.nn.Module) -> list[torch.nn.Module]:
+    return [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]

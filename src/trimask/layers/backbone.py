@@ -65,6 +65,9 @@ class Backbone(nn.Module):
         drop_path: rate of stochastic depth.
         pad_to_stride: pad pictures at the bottom and right, with the mean color, to a multiple of the largest stride,
             so that every map is exactly its stride smaller than the padded picture.
+        frozen_stride: what makes the maps up to this stride does not learn; 4 is the stem and the first stage of a ResNet, 0
+            nothing.
+        frozen_norm: batch norms do not learn, and keep their running statistics in training.
 
     Attributes:
         channels, strides: one number a map.
@@ -87,6 +90,8 @@ class Backbone(nn.Module):
         out_indices: Sequence[int] | None = None,
         drop_path: float = 0.0,
         pad_to_stride: bool = False,
+        frozen_stride: int = 0,
+        frozen_norm: bool = False,
     ) -> None:
         super().__init__()
         _require_known(name)
@@ -109,6 +114,14 @@ class Backbone(nn.Module):
         self.register_buffer("std", std)
         self._padded_to = max(self.strides) if pad_to_stride else patch
         self._channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+        self._still = _freeze(body, self.strides, frozen_stride, norms=frozen_norm)
+        self.train()  # as a new module is
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for norm in self._still:
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) in 0..255, uint8 or float -> maps (B, channels[i], H / strides[i], W / strides[i])."""
@@ -147,6 +160,27 @@ def mean_and_std(body: Any, in_channels: int) -> tuple[Tensor, Tensor]:
     ratios = (body.pretrained_cfg[key] for key in ("mean", "std"))
     mean, std = (per_channel([255.0 * ratio for ratio in values], in_channels) for values in ratios)
     return mean, std
+
+
+def _freeze(body: Any, strides: Sequence[int], stride: int, *, norms: bool) -> tuple[nn.Module, ...]:
+    """Takes the first layers, and with `norms` all batch norms, out of training.
+
+    Returns: the batch norms that have to stay in evaluation mode.
+    """
+    if stride and stride < strides[0]:
+        raise ValueError(f"The finest maps have the stride {strides[0]}; `frozen_stride` is 0 or at least that.")
+    parameters = list(body.named_parameters())  # in the order in which a picture passes them
+    modules = zip(body.feature_info.module_name(), strides, strict=True)
+    beyond = tuple(f"{name}." for name, its_stride in modules if its_stride > stride)
+    beyond += tuple(f"{name[:-1].replace('.', '_')}." for name in beyond)  # timm flattens some models
+    learns = (index for index, (name, _) in enumerate(parameters) if stride == 0 or name.startswith(beyond))
+    frozen = {id(value) for _, value in parameters[: next(learns, len(parameters))]}
+    layers = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    still = tuple(layer for layer in layers if norms or id(layer.weight) in frozen)
+    frozen |= {id(value) for layer in still for value in layer.parameters()}
+    for _, value in parameters:
+        value.requires_grad_(id(value) not in frozen)
+    return still
 
 
 def _without_drop_path(body: nn.Module) -> None:
