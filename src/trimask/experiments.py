@@ -123,12 +123,15 @@ def find_fragment(name: str, asked_by: Path | str) -> Path:
     return path
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` changed by `over`; neither is modified."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], *, keep_arguments: bool = False) -> dict[str, Any]:
+    """`base` changed by `over`; neither is modified. Another class begins without the arguments of the one before, unless they are
+    to be kept: those of `model`, a task, which all tasks share."""
     result = dict(base)
-    if "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]:
+    other = "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]
+    if other and not keep_arguments:
         result.pop("init_args", None)
     for key, value in over.items():
         old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merge(old, value, keep_arguments=key == "model") if nested else value
     return result
