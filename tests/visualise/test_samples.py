@@ -45,12 +45,12 @@ def test_shades_of_many_instances_differ():
 
 
 def test_lines_lie_on_the_edges_of_things_alone():
-    lines = draw(halves(), CLASSES, side=40).lines
+    lines = draw(halves(), CLASSES, names=["", "", ""], side=40).lines
     outlined = lines[..., 3] == 255
     assert outlined[19, 22:38].all()
     assert outlined[20, 22:38].all()
     assert outlined[25, 20]
-    assert not outlined[:, :20].any(), "road is stuff, and no name fits into a car of 20 pixels"
+    assert not outlined[:, :20].any(), "road is stuff"
     inner = np.ones((40, 40), bool)
     inner[:, :20] = inner[19:21] = inner[:, 20] = False
     assert not lines[inner][:, 3].any()
@@ -148,3 +148,46 @@ def test_panel_puts_tiles_side_by_side_over_a_legend():
     assert (picture[60:80, 46:] == PAPER).all()
     for color in ([100, 40, 200], [0, 240, 80]):
         assert (picture[80:] == color).all(axis=2).sum() == 144
+
+
+def written(segments, labels, names=None, **settings):
+    """(h, w) where the names are: what differs from a drawing whose names are empty."""
+    one = sample(segments, labels)
+    named = draw(one, CLASSES, names=names, **settings).lines
+    return (named != draw(one, CLASSES, names=[""] * len(labels), **settings).lines).any(axis=2)
+
+
+@pytest.mark.parametrize("corner", [np.s_[:9, :90], np.s_[-9:, -90:]])
+def test_no_name_is_cut_at_the_border(corner):
+    """There it is moved inwards: it has as many rows and columns as in the middle."""
+    middle, border = np.zeros((200, 200)), np.zeros((200, 200))
+    middle[96:105, 55:145], border[corner] = 1, 1
+    expected, found = (np.nonzero(written(ids, [1], ["car 0.9"], side=200)) for ids in (middle, border))
+    assert len(found[0]) > 100
+    assert [np.ptp(axis) for axis in found] == [np.ptp(axis) for axis in expected]
+
+
+def test_a_name_gets_smaller_before_it_is_left_out():
+    def height(width):
+        ids = np.zeros((200, 200))
+        ids[60:140, 100 - width // 2 : 100 + width // 2] = 1
+        rows = np.flatnonzero(written(ids, [1], names=["wide car"], side=200).any(axis=1))
+        return int(np.ptp(rows)) if len(rows) else 0
+
+    large, small, none = height(120), height(50), height(20)
+    assert large > small > 6
+    assert none == 0
+
+
+def test_names_that_are_given_are_of_stuff_as_well():
+    ids = np.ones((200, 200))
+    assert not written(ids, [0], side=200).any()
+    assert written(ids, [0], names=["road 0.8"], side=200).sum() > 200
+
+
+def test_names_grow_with_the_picture():
+    def height(side):
+        return int(np.ptp(np.flatnonzero(written(np.ones((side, side)), [1], names=["car"], side=side).any(axis=1))))
+
+    assert height(400) == height(900)
+    assert height(1800) == pytest.approx(2 * height(900), abs=4)

@@ -1,11 +1,10 @@
-"""Instance and panoptic answers: picture, truth and answer side by side, with names and scores.
+"""Instance and panoptic answers with names and scores: alone over their picture, or beside the truth.
 
 Both are drawn as the truth of a sample is (see `samples`). Own work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,48 +12,53 @@ from numpy.typing import NDArray
 
 from trimask.types import ClassSpec, Instances, Panoptic, Sample, Target
 from trimask.visualise.draw import Picture
-from trimask.visualise.samples import Content, contents, draw, panel
+from trimask.visualise.samples import Content, Drawing, contents, draw, panel
 
 SIDE = 512  # pixels of the longer side of a tile
 DRAWN_SCORE = 0.5  # instances below it are not drawn: many networks answer with a hundred, whatever they see
 
 
+def instance_drawing(image: NDArray[np.uint8], answer: Instances, classes: ClassSpec, *, side: int) -> Drawing:
+    """The instances with a score from DRAWN_SCORE on, the best on top.
+
+    Args:
+        image: (H, W, K), of the size of the answer.
+        side: pixels of the longer side of the drawing, as of `samples.draw`.
+    """
+    shown = _shown(answer)
+    return draw(_instances(image, shown), classes, names=_names(shown, classes), hatch_unlabelled=False, side=side)
+
+
+def panoptic_drawing(image: NDArray[np.uint8], answer: Panoptic, classes: ClassSpec, *, side: int) -> Drawing:
+    """All segments; what is in none is hatched. Args: as of `instance_drawing`."""
+    return draw(_segments(image, answer), classes, names=_names(answer, classes), side=side)
+
+
 def instance_panel(image: NDArray[np.uint8], truth: Target, answer: Instances, classes: ClassSpec) -> Picture:
-    """Picture, things of the truth, and the instances with a score from DRAWN_SCORE on, the best on top.
+    """Picture, things of the truth, and the instances that are drawn.
 
     Args: image: (H, W, K), of the size of truth and answer.
     """
-    shown = answer.scores >= DRAWN_SCORE
-    masks, scores = answer.masks[shown].cpu().numpy(), answer.scores[shown].tolist()
-    segments = np.zeros((1, *image.shape[:2]), np.int32)
-    for row in np.argsort(scores):
-        segments[0, masks[row]] = row + 1
-    found = _sample(image, segments, answer.labels[shown].cpu().numpy())
-    true = _truth(image, truth)
-    is_thing = np.isin(true.labels, sorted(classes.things))
-    things = np.append(0, np.arange(1, len(is_thing) + 1) * is_thing)[true.segments]
-    true = _sample(image, things, true.labels, true.is_crowd)
-    return _panel(true, found, scores, classes, f"prediction, scores from {DRAWN_SCORE:g}", hatched=False)
+    true, found = _truth(image, truth.only(classes.things)), _instances(image, _shown(answer))
+    drawing = instance_drawing(image, answer, classes, side=SIDE)
+    return _panel(true, found, drawing, classes, f"prediction, scores from {DRAWN_SCORE:g}", hatched=False)
 
 
 def panoptic_panel(image: NDArray[np.uint8], truth: Target, answer: Panoptic, classes: ClassSpec) -> Picture:
-    """Picture, truth and answer; what is in no segment is hatched.
-
-    Args: image: (H, W, K), of the size of truth and answer.
-    """
-    found = _sample(image, answer.segments[None].cpu().numpy(), answer.labels.cpu().numpy())
-    return _panel(_truth(image, truth), found, answer.scores.tolist(), classes, "prediction", hatched=True)
+    """Picture, truth and answer. Args: image: (H, W, K), of the size of truth and answer."""
+    drawing = panoptic_drawing(image, answer, classes, side=SIDE)
+    return _panel(_truth(image, truth), _segments(image, answer), drawing, classes, "prediction", hatched=True)
 
 
 def _panel(
-    truth: Sample, found: Sample, scores: Sequence[float], classes: ClassSpec, caption: str, *, hatched: bool
+    truth: Sample, found: Sample, drawing: Drawing, classes: ClassSpec, caption: str, *, hatched: bool
 ) -> Picture:
-    names = [f"{classes.names[label]} {score:.2f}" for label, score in zip(found.labels, scores, strict=True)]
-    nothing = _sample(truth.image, np.zeros_like(truth.segments), truth.labels[:0])
+    names = [classes.names[label] for label in truth.labels]
+    bare = Drawing(drawing.image, np.zeros_like(drawing.fill), np.zeros_like(drawing.lines))
     tiles = [
-        ("picture", draw(nothing, classes, hatch_unlabelled=False, side=SIDE)),
-        ("truth", draw(truth, classes, hatch_unlabelled=hatched, side=SIDE)),
-        (caption, draw(found, classes, names=names, hatch_unlabelled=hatched, side=SIDE)),
+        ("picture", bare),
+        ("truth", draw(truth, classes, names=names, hatch_unlabelled=hatched, side=SIDE)),
+        (caption, drawing),
     ]
     true = {content.label: content.visible for content in contents(truth)}
     seen = {content.label for sample in (truth, found) for content in contents(sample) if content.visible}
@@ -62,8 +66,28 @@ def _panel(
     return panel(tiles, legend, classes, unlabelled=hatched)
 
 
+def _shown(answer: Instances) -> Instances:
+    return answer.above(DRAWN_SCORE)
+
+
+def _names(answer: Instances | Panoptic, classes: ClassSpec) -> list[str]:
+    rows = zip(answer.labels.tolist(), answer.scores.tolist(), strict=True)
+    return [f"{classes.names[label]} {score:.2f}" for label, score in rows]
+
+
 def _truth(image: NDArray[np.uint8], truth: Target) -> Sample:
     return _sample(image, *(part.cpu().numpy() for part in (truth.segments, truth.labels, truth.is_crowd)))
+
+
+def _instances(image: NDArray[np.uint8], answer: Instances) -> Sample:
+    masks, segments = answer.masks.cpu().numpy(), np.zeros((1, *image.shape[:2]), np.int32)
+    for row in answer.scores.argsort().tolist():
+        segments[0, masks[row]] = row + 1
+    return _sample(image, segments, answer.labels.cpu().numpy())
+
+
+def _segments(image: NDArray[np.uint8], answer: Panoptic) -> Sample:
+    return _sample(image, answer.segments[None].cpu().numpy(), answer.labels.cpu().numpy())
 
 
 def _sample(

@@ -28,8 +28,10 @@ from trimask.types import ClassSpec, Sample
 from trimask.visualise.draw import FONT_SIZE, GAP, INK, LINE, PAPER, UNLABELLED, Picture, rgb
 
 Transparent = NDArray[np.uint8]  # (h, w, 4) RGBA
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _MAX_NAMES = 40  # in one picture; more are noise
-_NAME_SIZE = 18  # pixels
+_NAME_SIZE, _SMALL_NAME = 18, 0.65  # pixels in pictures of up to 900; of that, where there is less room
 _PALE = (205, 205, 205)
 _HATCH, _CROWD_HATCH = 16, 12  # pixels from stripe to stripe
 
@@ -69,7 +71,7 @@ def draw(
 
     Args:
         instances: whether segments of things are single objects, which get shades, outlines and names.
-        names: (N,) what is written on the segments of things; by default the names of their classes.
+        names: (N,) what is written on the segments; by default on those of things, the names of their classes.
         hatch_unlabelled: whether what is in no segment is seen to be so.
     """
     image, layers = _shown(sample, side)
@@ -86,7 +88,8 @@ def draw(
     if instances:
         things = [row for row, label in enumerate(sample.labels) if int(label) in classes.things]
         _outline(lines, layers, things, colors)
-        lines = _named(lines, layers, things, names or [classes.names[label] for label in sample.labels])
+        named = things if names is None else range(len(sample.labels))
+        lines = _named(lines, layers, named, names or [classes.names[label] for label in sample.labels])
     return Drawing(image, fill, lines)
 
 
@@ -239,21 +242,33 @@ def _named(lines: Transparent, layers: NDArray[Any], rows: Sequence[int], names:
     if not found:
         return lines
     canvas = Image.fromarray(lines)
-    brush, font = ImageDraw.Draw(canvas), _font(_NAME_SIZE)
-    taken: list[tuple[float, float, float, float]] = []
+    brush = ImageDraw.Draw(canvas)
+    taken: list[_Box] = []
     for _, row, mask in sorted(found, key=lambda entry: -entry[0])[:_MAX_NAMES]:
-        width, (x, y) = font.getlength(names[row]), _thickest(mask)
-        if width > 1.3 * np.ptp(np.flatnonzero(mask.any(axis=0))):
-            continue
-        left = min(max(x - width / 2, 2), max(mask.shape[1] - width - 2, 2))
-        box = (left, y - _NAME_SIZE / 2 - 2, left + width, y + _NAME_SIZE / 2 + 2)
-        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-            continue
-        taken.append(box)
-        brush.text(
-            box[:2], names[row], fill=(255, 255, 255, 255), font=font, stroke_width=2, stroke_fill=(0, 0, 0, 200)
-        )
+        if (place := _place(names[row], mask, taken)) is not None:
+            box, font = place
+            taken.append(box)
+            brush.text(
+                box[:2], names[row], fill=(255, 255, 255, 255), font=font, stroke_width=2, stroke_fill=(0, 0, 0, 200)
+            )
     return np.array(canvas)
+
+
+def _place(name: str, mask: NDArray[np.bool_], taken: Sequence[_Box]) -> tuple[_Box, _Font] | None:
+    """Where a name is written on a mask and how large; None if it has no room, neither large nor small."""
+    (height, width), (x, y) = mask.shape, _thickest(mask)
+    extent = np.ptp(np.flatnonzero(mask.any(axis=0)))
+    size = max(_NAME_SIZE, round(max(height, width) / 50))
+    for font_size, room in ((size, 1.3 * extent), (round(_SMALL_NAME * size), extent)):
+        font = _font(font_size)
+        length = font.getlength(name)
+        left = min(max(x - length / 2, 2), max(width - length - 2, 2))
+        top = min(max(y - font_size / 2 - 2, 0), max(height - font_size - 6, 0))
+        box = (left, top, left + length, top + font_size + 4)
+        free = not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+        if length <= min(room, width - 4) and free:
+            return box, font
+    return None
 
 
 def _thickest(mask: NDArray[np.bool_]) -> tuple[int, int]:
@@ -296,5 +311,5 @@ def _written(picture: Picture, texts: Iterable[tuple[str, tuple[int, int]]]) -> 
     return np.array(canvas)
 
 
-def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int = FONT_SIZE) -> _Font:
     return ImageFont.load_default(size)
