@@ -124,8 +124,8 @@ def find_fragment(name: str, asked_by: Path | str) -> Path:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any], *, keep_arguments: bool = False) -> dict[str, Any]:
-    """`base` changed by `over`; neither is modified. Another class begins without the arguments of the one before, unless they are
-    to be kept: those of `model`, a task, which all tasks share."""
+    """`base` changed by `over`; neither is modified. Another class begins without the arguments of the one before, unless they
+    are to be kept: those of `model`, a task, which all tasks share."""
     result = dict(base)
     other = "class_path" in base and over.get("class_path", base["class_path"]) != base["class_path"]
     if other and not keep_arguments:
