@@ -200,7 +200,7 @@ def test_frozen_norms_keep_their_statistics_while_the_rest_learns() -> None:
     backbone.train()(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     assert all(torch.equal(value, kept[name]) for name, value in backbone.named_buffers())
     assert not any(norm.training or norm.weight.requires_grad for norm in norms_of(backbone))
-    assert backbone.body.conv1.weight.requires_grad
+    assert backbone.body.layer1[0].conv1.weight.requires_grad
 
 
 def test_a_frozen_stride_below_the_finest_maps_is_refused() -> None:
