@@ -30,6 +30,8 @@ USAGE = """usage: python -m trimask COMMAND ...
   validate  --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the validation split
   test      --exp NAME [--ckpt_path best|last|FILE] [--KEY=VALUE ...]           measure on the test split
                        [--weights FILE]    of validate and test: measure a released checkpoint of any library instead
+                       [--overrides FILE]  of the three: a JSON file of {KEY: VALUE}
+                       [--as NAME]         of the three: file the run under runs/NAME instead of the experiment's name
   predict   --run RUN PICTURES... --out FOLDER                                  masks, overlays and a JSON for pictures
   doctor    --exp NAME | --data FRAGMENT, FILE or FOLDER                        what is wrong with the data, and the fix
   browse    --exp NAME | --data FRAGMENT, FILE or FOLDER                        a page of samples, as they are and as trained on

@@ -71,3 +71,12 @@ def test_further_processes_of_a_run_find_its_folder(root, monkeypatch):
     assert inherited() is None, "the first process makes its own"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert inherited() == folder
+
+
+def test_the_id_at_wandb_is_kept_and_an_agents_is_taken(root, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    own = RunFolder.create("x", root)
+    assert own.wandb_id() == own.wandb_id()
+    monkeypatch.setenv("WANDB_RUN_ID", "a1b2c3")
+    assert own.wandb_id() != "a1b2c3", "a continued run stays the run that it was"
+    assert RunFolder.create("x", root).wandb_id() == "a1b2c3"

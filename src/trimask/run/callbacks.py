@@ -16,6 +16,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from safetensors.torch import save_file
 
+from trimask.metrics import pictures
+from trimask.metrics.pictures import Pictures
 from trimask.run.folder import RunFolder
 from trimask.tasks.weights import network_state, read_checkpoint
 from trimask.types import Batch
@@ -25,11 +27,12 @@ log = logging.getLogger("trimask")
 
 def checkpoints(folder: RunFolder, monitor: str, mode: str, every_n_steps: int) -> list[Callback]:
     """best.ckpt by the monitored number, last.ckpt after every validation, every epoch and every `every_n_steps` steps,
-    and the best network's weights alone."""
+    the best network's weights alone, and what its scores are made of."""
     best = ModelCheckpoint(
         folder.checkpoints, filename="best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False
     )
-    return [best, BestWeights(folder, best), Last(folder.checkpoint("last"), every_n_steps)]
+    last = Last(folder.checkpoint("last"), every_n_steps)
+    return [best, KeepBestPictures(folder), BestWeights(folder, best), last]
 
 
 class Last(Checkpoint):
@@ -105,6 +108,54 @@ class BestWeights(Callback):
         save_file({key: value.contiguous() for key, value in weights.items()}, fresh)
         fresh.replace(self.folder.best_weights)
         self._written = (str(file), file.stat().st_mtime)
+
+
+class KeepPictures(Callback):
+    """Keeps what the scores of an evaluation are made of, picture by picture, where the metric tells (`scores.kept`)."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, module: Any) -> None:
+        kept = getattr(module.last_scores, "kept", None)
+        if trainer.is_global_zero and kept is not None:
+            pictures.save(kept, self.folder.pictures)
+
+
+class KeepBestPictures(Checkpoint):
+    """The same in training, of the validation that best.ckpt belongs to. A `Checkpoint`, because Lightning calls these last and
+    in their order: when it looks, best.ckpt has been written, after the validation or at the end of its epoch."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._newest: Pictures | None = None
+        self._best: int | None = None  # when best.ckpt was written
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._best = self._time()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self._newest = getattr(pl_module.last_scores, "kept", None)
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and self._newest is not None and self._time() != self._best:
+            pictures.save(self._newest, self.folder.pictures)
+            self._newest, self._best = None, self._time()
+
+    def _time(self) -> int | None:
+        file = self.folder.checkpoint("best")
+        return file.stat().st_mtime_ns if file.is_file() else None
 
 
 class LearningRates(Callback):

@@ -2,6 +2,7 @@
 
 config.yaml      the resolved configuration, written before the first step
 metrics.csv      every logged number
+pictures.npz     what the scores are made of, picture by picture; in training of the validation of best.ckpt
 log.txt          what was printed
 checkpoints/     best.ckpt, last.ckpt (everything needed to go on)
 best.safetensors the network's weights alone
@@ -24,6 +25,7 @@ from pathlib import Path
 import torch
 
 _INHERITED = "TRIMASK_RUN_FOLDER"
+TOLD_TO = "TRIMASK_TELL_FOLDER"  # the file in which a run says where its folder is, to the process that started it
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def pictures(self) -> Path:
+        return self.path / "pictures.npz"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -93,11 +99,14 @@ class RunFolder:
         return self.path / "panels"
 
     def wandb_id(self) -> str:
-        """The id of this run at W&B, fixed before the first step so that a continued run continues there too."""
+        """The id of this run at W&B, fixed before the first step so that a continued run continues there too.
+
+        A trial that W&B's agent has started gets the id that the agent waits for.
+        """
         file = self.path / "wandb_id"
         try:
             with file.open("x") as handle:
-                handle.write(uuid.uuid4().hex[:12])
+                handle.write(os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12])
         except FileExistsError:
             pass  # the run is being continued, or another process of it was faster
         return file.read_text()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,9 @@ from trimask import experiments
 from trimask.data.datamodule import SegmentationDataModule
 from trimask.errors import OptionParser, UsageError, innermost
 from trimask.run.build import link_classes
-from trimask.run.callbacks import LearningRates, Progress, Report, WholeFiles, checkpoints
+from trimask.run.callbacks import KeepPictures, LearningRates, Progress, Report, WholeFiles, checkpoints
 from trimask.run.console import console
-from trimask.run.folder import RunFolder, agreed
+from trimask.run.folder import TOLD_TO, RunFolder, agreed
 from trimask.run.metrics_csv import MetricsCsv
 from trimask.tasks import SegmentationModule
 from trimask.tasks.weights import read_checkpoint
@@ -64,13 +66,46 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 _NOISE = ("💡 Tip", "`weights_only` was not set")
 
 
+@dataclass(frozen=True)
+class Composed:
+    """A command with its files merged in.
+
+    Attributes:
+        arguments: for LightningCLI.
+        name: of the experiment, or what the run is filed under instead.
+        checkpoint: that is measured or continued, if any.
+        title: what W&B calls the run, in place of its name and time.
+    """
+
+    arguments: list[str]
+    name: str
+    checkpoint: Path | None
+    title: str | None = None
+
+
 def launch(command: str, arguments: list[str]) -> int:
     """Composes the experiment, chooses the run's folder, and hands over to Lightning."""
+    TrimaskCLI(compose(command, arguments))
+    return 0
+
+
+def resolve(command: str, arguments: list[str]) -> dict[str, Any]:
+    """Every key of the configuration that a command would run with, as in config.yaml. Nothing is made or written.
+
+    Raises:
+        UsageError: a key that does not exist or a value of the wrong type.
+    """
+    return _Parsed(compose(command, arguments)).config_dump
+
+
+def compose(command: str, arguments: list[str]) -> Composed:
     parser = OptionParser(prog=f"trimask {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--exp")
     parser.add_argument("--with", dest="fragments", action="append", default=[])
     parser.add_argument("--ckpt_path")
     parser.add_argument("--weights")
+    parser.add_argument("--as", dest="name")
+    parser.add_argument("--overrides", type=Path)
     ours, theirs = parser.parse_known_args(arguments)
     if ours.weights and (command == "fit" or ours.ckpt_path):
         raise UsageError(
@@ -88,12 +123,43 @@ def launch(command: str, arguments: list[str]) -> int:
     for fragment in ours.fragments:
         config = experiments.merge(config, experiments.load(experiments.find_fragment(fragment, "--with")))
     text = [f"--config={yaml.safe_dump(config)}"] if config else []
+    overrides = _overrides(ours.overrides) if ours.overrides else {}
+    theirs = [*(f"--{key}={_quoted(value)}" for key, value in overrides.items()), *theirs]
     if checkpoint:
         theirs = [*theirs, f"--ckpt_path={checkpoint}"]
     if ours.weights:
         theirs = [*theirs, f"--model.pretrained={ours.weights}"]
-    TrimaskCLI([command, *text, *theirs], experiment=name, checkpoint=checkpoint)
-    return 0
+    return Composed([command, *text, *theirs], ours.name or name, checkpoint, in_short(overrides) or None)
+
+
+def _overrides(file: Path) -> dict[str, Any]:
+    """What a file of {key: value} sets, each as if it were given as --key=value. JSON, so that null, true, lists and whole blocks
+    arrive as they are."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"--overrides {file} is no JSON file that can be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--overrides {file} holds a {type(found).__name__}; it must hold {{key: value}}.")
+    return found
+
+
+def _quoted(value: Any) -> str:
+    """As JSON; a text by itself as it is, because its quotes would become part of it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def in_short(overrides: Mapping[str, Any]) -> str:
+    """For people: the last part of each key, and its value."""
+    return " ".join(f"{key.rpartition('.')[2]}={_in_short(value)}" for key, value in overrides.items())
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, dict) and "class_path" in value:
+        return str(value["class_path"]).rpartition(".")[2]
+    if isinstance(value, list):
+        return f"[{','.join(map(_in_short, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _checkpoint(command: str, given: str | None, experiment: str) -> Path | None:
@@ -110,15 +176,14 @@ class TrimaskCLI(LightningCLI):
     """LightningCLI with trimask's data and tasks, one link between them, and a folder a run.
 
     Args:
-        arguments: a command and its options, as on the command line.
-        experiment: its name; names the run's folder.
-        checkpoint: the one that is measured or continued, if any. An evaluation without one measures the weights of the
-            whole network that `model.pretrained` names.
+        composed: a command and its options. An evaluation without a checkpoint measures the weights of the whole network that
+            `model.pretrained` names.
     """
 
-    def __init__(self, arguments: list[str], *, experiment: str, checkpoint: Path | None) -> None:
-        self.arguments, self.experiment, self.checkpoint = arguments, experiment, checkpoint
-        self.continued = RunFolder.of_checkpoint(checkpoint) if checkpoint else None
+    def __init__(self, composed: Composed) -> None:
+        self.arguments, self.experiment, self.title = composed.arguments, composed.name, composed.title
+        self.checkpoint = composed.checkpoint
+        self.continued = RunFolder.of_checkpoint(self.checkpoint) if self.checkpoint else None
         quiet = {"exit_on_error": False}
         super().__init__(
             SegmentationModule,
@@ -206,7 +271,10 @@ class TrimaskCLI(LightningCLI):
     def _folder(self) -> RunFolder:
         """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's, or
         beside the runs where it measures none."""
-        return agreed(self._choose_folder)
+        folder = agreed(self._choose_folder)
+        if TOLD_TO in os.environ and _first_process():
+            Path(os.environ[TOLD_TO]).write_text(str(folder.path.resolve()))
+        return folder
 
     def _choose_folder(self) -> RunFolder:
         if self.continued and self.subcommand == "fit":
@@ -218,8 +286,12 @@ class TrimaskCLI(LightningCLI):
     def _loggers(self, settings: RunSettings) -> list[Logger]:
         loggers: list[Logger] = [MetricsCsv(self.folder.metrics)]
         if self.subcommand == "fit" and os.environ.get("WANDB_MODE") != "disabled":
-            loggers.append(_wandb(self.folder, self.experiment, settings.wandb_project, self.config_dump))
+            loggers.append(self._wandb(settings.wandb_project))
         return loggers
+
+    def _wandb(self, project: str) -> WandbLogger:
+        name = self.title or f"{self.experiment} {self.folder.path.name}"
+        return _wandb(self.folder, project=project, name=name, group=self.experiment, config=self.config_dump)
 
     def _callbacks(self, settings: RunSettings, watched: bool) -> list[Callback]:
         callbacks: list[Callback] = [Panels(self.folder, settings.panels), Report(self.folder, console)]
@@ -228,6 +300,8 @@ class TrimaskCLI(LightningCLI):
         if self.subcommand == "fit":
             monitor = settings.monitor or f"val/{self.model.headline}"
             callbacks += [LearningRates(), *checkpoints(self.folder, monitor, settings.mode, settings.save_every)]
+        else:
+            callbacks.append(KeepPictures(self.folder))
         return callbacks
 
 
@@ -240,15 +314,28 @@ class _Wandb(WandbLogger):
             self.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
-def _wandb(folder: RunFolder, experiment: str, project: str, config: dict[str, Any]) -> WandbLogger:
+class _Parsed(TrimaskCLI):
+    """Stops when the configuration is known."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        self._dump_config()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is run."""
+
+
+def _wandb(folder: RunFolder, *, project: str, name: str, group: str, config: dict[str, Any]) -> WandbLogger:
     """Online where there is a key, offline otherwise; never a prompt. WANDB_MODE wins over both."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")  # log.txt keeps what is printed
-    os.environ.setdefault("WANDB_MODE", "online" if _has_wandb_key() else "offline")
+    os.environ.setdefault("WANDB_MODE", "online" if has_wandb_key() else "offline")
     return _Wandb(
         project=project,
-        name=f"{experiment} {folder.path.name}",
-        group=experiment,
+        name=name,
+        group=group,
         save_dir=folder.path,
         id=folder.wandb_id() if _first_process() else None,
         resume="allow",
@@ -261,7 +348,7 @@ def _first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _has_wandb_key() -> bool:
+def has_wandb_key() -> bool:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     return bool(os.environ.get("WANDB_API_KEY")) or (
