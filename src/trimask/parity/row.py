@@ -17,13 +17,17 @@ from torch import Tensor, nn
 
 from trimask.convert import load_released
 from trimask.networks import untrained
-from trimask.outputs import DenseOutput, QueryOutput
 from trimask.types import Size
 
 TOLERANCE = 1e-4  # of fp32 logits; see `limit`
 EXACT = 1e-9  # of fp64 logits
 LEAST_SPREAD = 1e-3  # logits that hardly differ from each other would be equal for being constant
-_ACTS_IN_TRAINING_ONLY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, DropPath)
+_ACTS_IN_TRAINING_ONLY = (
+    nn.modules.batchnorm._NormBase,
+    nn.modules.dropout._DropoutNd,
+    nn.MultiheadAttention,  # whose dropout is no member
+    DropPath,
+)
 
 
 # --- nouns ---
@@ -227,11 +231,9 @@ def differences(
     return found
 
 
-def logits_of(output: DenseOutput | QueryOutput) -> list[Tensor]:
+def logits_of(output: Any) -> list[Tensor]:
     """All logits of an output: the answer first, then those of auxiliary heads or earlier layers."""
-    if isinstance(output, DenseOutput):
-        return [output.logits, *output.aux]
-    return [logits for layer in (output, *output.aux) for logits in (layer.masks, layer.classes)]
+    return output.tensors()
 
 
 def _differences(
