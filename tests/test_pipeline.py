@@ -290,15 +290,40 @@ def test_networks_for_other_channels(tmp_path, channels):
     assert pipeline(picture)[0]["mask"].size == (40, 30)
 
 
-@pytest.mark.parametrize("task", ["Instance", "Panoptic"])
-def test_queries_answer_with_regions_of_every_task(tmp_path, array, task):
+def queries(path, task):
+    """A checkpoint of EoMT; returns its module."""
     network = {"class_path": "trimask.networks.eomt.EoMT", "init_args": {**EoMT.tiny, "pretrained": False}}
     arguments = {"network": network, "criterion": {"class_path": "trimask.losses.QueryCriterion"}}
     details = {"top": 5} if task == "Instance" else {"score_threshold": 0.0, "overlap_threshold": 0.0}
     model = {"class_path": f"trimask.tasks.{task}Module", "init_args": {**arguments, "details": details}}
-    module, _ = save(tmp_path / "one.ckpt", {**CONFIG, "model": model})
+    return save(path, {**CONFIG, "model": model})[0]
+
+
+@pytest.mark.parametrize("task", ["Instance", "Panoptic"])
+def test_queries_answer_with_regions_of_every_task(tmp_path, array, task):
+    module = queries(tmp_path / "one.ckpt", task)
     assert module.criterion.rule.question == module.question
     entries = trimask.load(tmp_path / "one.ckpt", device="cpu")(array)
     assert entries
     assert {entry["label"] for entry in entries} <= set(module.classes.names)
     assert all(entry["mask"].size == (71, 45) and 0 <= entry["score"] <= 1 for entry in entries)
+
+
+def test_segments_of_a_panoptic_run(tmp_path, array):
+    queries(tmp_path / "one.ckpt", "Panoptic")
+    pipeline = trimask.load(tmp_path / "one.ckpt", device="cpu")
+    found, regions = pipeline.segments(array), pipeline(array)
+    assert found["segments"].shape == (45, 71)
+    assert found["segments"].dtype == np.int32
+    assert len(found["segments_info"]) == len(regions) > 0
+    for row, region in zip(found["segments_info"], regions, strict=True):
+        mask = found["segments"] == row["id"]
+        assert (mask == (np.asarray(region["mask"]) > 0)).all()
+        assert (row["label"], row["score"], row["area"]) == (region["label"], region["score"], mask.sum())
+    [again] = pipeline.segments([array])
+    assert (again["segments"] == found["segments"]).all()
+
+
+def test_other_runs_have_no_segments(pipeline, array):
+    with pytest.raises(ValueError, match=r"SemanticModule answers SemanticMap\. Call the pipeline itself"):
+        pipeline.segments(array)

@@ -2,6 +2,7 @@
 
     pipeline = trimask.load("runs/quickstart/2026-01-01_12-00-00")
     pipeline("street.jpg")                  # [{"label": "road", "mask": <PIL 1280x720>, "score": 0.98}, ...]
+    pipeline.segments("street.jpg")         # of a panoptic run: {"segments": (H, W) ids, "segments_info": [...]}
     pipeline.answers(pictures, scores=True) # SemanticMap with class probabilities
 
 A picture takes the same way as in validation: the batch of one, the task's `answers`, its inference.
@@ -10,7 +11,7 @@ A picture takes the same way as in validation: the batch of one, the task's `ans
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from trimask.data.decode import decode_image, read_image
 from trimask.run.folder import RunFolder
 from trimask.tasks.base import SegmentationModule
 from trimask.tasks.weights import network_state, read_checkpoint
-from trimask.types import ClassSpec, Sample
+from trimask.types import ClassSpec, Panoptic, Sample
 
 # Arguments of a task that a checkpoint does not need for answering: they stay plain data.
 ONLY_FOR_TRAINING = (
@@ -83,10 +84,39 @@ class Pipeline:
         Returns:
             [{"label": class name, "mask": PIL picture "L" of {0, 255} at the picture's own size, "score": 0..1}, ...]
         """
+        return self._each(pictures, batch_size, self._entries)
+
+    def segments(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 1) -> Any:
+        """The panoptic segments of one picture, or a list of them for several pictures; arguments as of a call.
+
+        Returns:
+            {"segments": (H, W) int32 array of ids, 0 where there is no segment,
+            "segments_info": [{"id", "label", "category_id", "isthing", "area", "bbox", "score"}, ...]}, see
+            `Panoptic.segments_info`.
+
+        Raises:
+            ValueError: the run answers another question.
+        """
+        if self.module.answer is not Panoptic:
+            raise ValueError(
+                f"Segments are what a panoptic run answers; {type(self.module).__name__} answers "
+                f"{self.module.answer.__name__}. Call the pipeline itself: it gives label, mask and score of each."
+            )
+        return self._each(
+            pictures,
+            batch_size,
+            lambda answer: {
+                "segments": answer.segments.numpy(),
+                "segments_info": answer.segments_info(self.classes),
+            },
+        )
+
+    def _each(self, pictures: Picture | Sequence[Picture], batch_size: int, told: Callable[[Any], Any]) -> Any:
+        """What is told of the answer to one picture, or the list of it for several."""
         single = not isinstance(pictures, list | tuple)
         many: Sequence[Picture] = [pictures] if single else pictures  # type: ignore[list-item,assignment]
         answers = self.answers(many, batch_size=batch_size, **self.module.scored_by)
-        found = [self._entries(answer) for answer in answers]
+        found = [told(answer) for answer in answers]
         return found[0] if single else found
 
     def answers(self, pictures: Iterable[Picture], *, batch_size: int = 1, **details: Any) -> Iterator[Any]:
@@ -157,13 +187,29 @@ def load_module(path: Path) -> SegmentationModule:
     Raises:
         ValueError: no checkpoint there, or one that was not written by the command line.
     """
-    checkpoint = read_checkpoint(RunFolder(path).checkpoint("best") if path.is_dir() else path)
+    return rebuilt(read_checkpoint(RunFolder(path).checkpoint("best") if path.is_dir() else path), path)
+
+
+def task_of(checkpoint: dict[str, Any], path: Path) -> type[SegmentationModule]:
+    """The class of a checkpoint's task.
+
+    Args: path: where it is from, for the error.
+
+    Raises:
+        ValueError: it was not written by the command line.
+    """
     config = checkpoint["trimask"]["model"]
     if config is None:
         raise ValueError(f"{path} was saved by a module made in Python; rebuild that module and load its `state_dict`.")
     kind = _class(config["class_path"])
     if not (isinstance(kind, type) and issubclass(kind, SegmentationModule)):
         raise ValueError(f"{path} names {config['class_path']}, which is no SegmentationModule.")
+    return kind
+
+
+def rebuilt(checkpoint: dict[str, Any], path: Path) -> SegmentationModule:
+    """The task that a checkpoint holds, see `load_module`. Args: path: where it is from, for errors."""
+    kind, config = task_of(checkpoint, path), checkpoint["trimask"]["model"]
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     added = parser.add_class_arguments(kind, "task", skip=set(ONLY_FOR_TRAINING), instantiate=False)
     names = {name.removeprefix("task.") for name in added}

@@ -96,7 +96,7 @@ def expect(sentence, *parts):
         (["predict"], ["pictures", "--run", "--out"]),
         (["predict", "--run", "x", "nowhere.png", "--out", "y"], ["nowhere.png"]),
         (["predict", "--run", "x", "pictures/images/0.png", "--out", "y"], ["--run x", "no checkpoint"]),
-        (["predict", "--run", "x", "pictures", "--out", "y"], ["would both write 0_mask.png"]),
+        (["predict", "--run", "x", "pictures", "--out", "y"], ["would both write 0_overlay.png"]),
     ],
 )
 def test_commands(here, capsys, arguments, parts):
