@@ -132,6 +132,17 @@ def test_rates_of_eomt_are_those_of_its_authors():
         assert found[f"backbone.body.{name}"][1:] == (pytest.approx(0.1 * 0.8**11), 0.05)
 
 
+def test_biases_outside_of_norms_may_decay():
+    network = Network(Backbone("swin_tiny_patch4_window7_224"))
+    found = settings_of(network, build_optimizer(network, adamw, ParameterGroups(decay_biases=True)))
+    undecayed = {name for name, (_, _, decay) in found.items() if decay == 0}
+    assert {"head.1.weight", "head.1.bias", "query.weight", "plane_norm.weight", "plane_norm.bias"} <= undecayed
+    assert {"head.2.bias", "head.0.weight"}.isdisjoint(undecayed)
+    apart = ("norm", ".relative_position_bias_table")
+    in_backbone = {name for name in found if name.startswith("backbone.")}
+    assert undecayed & in_backbone == {name for name in in_backbone if any(part in name for part in apart)}
+
+
 def test_a_neck_learns_at_the_plain_rate():
     network = Network(Small())
     network.neck = nn.Linear(2, 2)
@@ -192,6 +203,8 @@ def test_what_makes_no_sense_is_refused():
         ParameterGroups(num_stage_layers=6)
     with pytest.raises(ValueError, match="contradict"):
         ParameterGroups(decay_all=True, undecayed=[])
+    with pytest.raises(ValueError, match="contradict"):
+        ParameterGroups(decay_all=True, decay_biases=True)
     with pytest.raises(ValueError, match="0 stages, which cannot be 6 layers"):
         ParameterGroups(layer_decay=0.9, num_stage_layers=6).build(Network(Small()))
     with pytest.raises(ValueError, match="4 stages, which cannot be 3 layers"):

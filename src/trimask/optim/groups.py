@@ -44,6 +44,7 @@ class ParameterGroups:
             the first block, as EoMT's authors have it.
         decay_all: let weight decay act on norms, biases, 1-D parameters, embeddings and tokens too, as plain SGD
             recipes do.
+        decay_biases: let it act on biases and single parameters outside of norms, as detectron2's recipes do.
         undecayed: instead, patterns of the names of all parameters that do not decay, such as "backbone.*norm*".
     """
 
@@ -53,6 +54,7 @@ class ParameterGroups:
     num_stage_layers: int | None = None
     first_layer: int = 0
     decay_all: bool = False
+    decay_biases: bool = False
     undecayed: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -64,8 +66,8 @@ class ParameterGroups:
             raise ValueError("`num_stage_layers` says what `layer_decay` counts; give that too.")
         if self.first_layer not in (0, 1) or (self.first_layer and self.layer_decay is None):
             raise ValueError(f"`first_layer` is 0 or 1, and goes with `layer_decay`; got {self.first_layer}.")
-        if self.decay_all and self.undecayed is not None:
-            raise ValueError("`decay_all` and `undecayed` contradict each other; give one of them.")
+        if self.decay_all + self.decay_biases + (self.undecayed is not None) > 1:
+            raise ValueError("`decay_all`, `decay_biases` and `undecayed` contradict each other; give one of them.")
 
     def build(self, network: nn.Module) -> list[dict[str, Any]]:
         """Groups for an optimizer: `name`, `params`, `lr_scale`, and `weight_decay` = 0 where there is to be none.
@@ -122,7 +124,7 @@ class ParameterGroups:
         if self.decay_all:
             return set()
         if self.undecayed is None:
-            return _undecayed(network, backbone)
+            return _undecayed(network, backbone, biases=not self.decay_biases)
         names = dict(network.named_parameters())
         if missed := [pattern for pattern in self.undecayed if not _matching(names, [pattern])]:
             raise ValueError(f"{type(network).__name__} has no parameter of the name {missed[0]!r}; see `undecayed`.")
@@ -146,9 +148,9 @@ def build_optimizer(
     return optimizer
 
 
-def _undecayed(network: nn.Module, backbone: nn.Module | None) -> set[nn.Parameter]:
-    """Norms, biases and everything with one axis; embeddings; what the network or the backbone itself lists."""
-    found = {p for name, p in network.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
+def _undecayed(network: nn.Module, backbone: nn.Module | None, *, biases: bool) -> set[nn.Parameter]:
+    """Norms; biases and everything with one axis, if asked for; embeddings; what the network or the backbone itself lists."""
+    found = {p for name, p in network.named_parameters() if biases and (p.ndim <= 1 or name.endswith(".bias"))}
     for module in network.modules():
         if isinstance(module, _UNDECAYED_MODULES):
             found.update(module.parameters(recurse=False))
