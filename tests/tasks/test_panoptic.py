@@ -126,3 +126,10 @@ def test_a_panel_is_drawn():
     picture = task.draw(sample.image, batch.target(0), answer)
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
+
+
+def test_details_that_the_output_does_not_take_are_refused():
+    with pytest.raises(
+        ValueError, match=r"score_threshold, which BrightOutput\.panoptic does not take; it takes nothing"
+    ):
+        PanopticModule(CLASSES, Bright, nn.Identity(), details={"score_threshold": 0.5})

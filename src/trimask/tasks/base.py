@@ -6,6 +6,7 @@ and names the numbers that are logged. Everything else is composed from argument
 
 from __future__ import annotations
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,6 +112,13 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"{type(self).__name__} asks for {self.question!r}. Leave those settings out."
             )
         self.details = details or {}
+        method = getattr(self.network.output, self.question)
+        allowed = set(inspect.signature(method).parameters) - {"self", "size", "classes"}
+        if unknown := sorted(set(self.details) - allowed):
+            raise ValueError(
+                f"`details` has {', '.join(unknown)}, which {method.__qualname__} does not take; it takes "
+                f"{', '.join(sorted(allowed)) or 'nothing'}."
+            )
         self.make_optimizer, self.groups = optimizer, groups or ParameterGroups()
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
