@@ -82,6 +82,10 @@ validate: $(READY) ## measure the best checkpoint of the newest run: EXP=name
 predict: $(READY) ## masks and overlays: EXP=name PICTURES="files or folders" OUT=folder
 	$(need-exp)@$(TRIMASK) predict --run $(EXP) $(PICTURES) --out $(or $(OUT),predictions) $(ARGS)
 
+.PHONY: reproduce
+reproduce: $(READY) ## measure by the published protocol, into the ledger: EXP=name [WEIGHTS=file | TRAIN=1]; alone, the table
+	@$(TRIMASK) reproduce $(if $(EXP),--exp $(EXP)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(TRAIN),--train) $(ARGS)
+
 .PHONY: check-data
 check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets
 	@$(TRIMASK) doctor $(if $(EXP),--exp $(EXP),--data $(or $(DATA),data)) $(ARGS)

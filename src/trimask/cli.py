@@ -22,7 +22,13 @@ from trimask.run.console import console
 
 log = logging.getLogger("trimask")
 
-_OWN_FILE = ("predict", "doctor", "browse", "download")  # trimask/<command>.py has a function of the same name
+_OWN_FILE = (
+    "predict",
+    "doctor",
+    "browse",
+    "download",
+    "reproduce",
+)  # trimask/<command>.py has a function of the same name
 
 USAGE = """usage: python -m trimask COMMAND ...
 
@@ -36,6 +42,7 @@ USAGE = """usage: python -m trimask COMMAND ...
   doctor    --exp NAME | --data FRAGMENT, FILE or FOLDER                        what is wrong with the data, and the fix
   browse    --exp NAME | --data FRAGMENT, FILE or FOLDER                        a page of samples, as they are and as trained on
   download  SET                                                                 fetch a data set, or say how to get it
+  reproduce [--exp NAME [--weights FILE | --ckpt_path RUN | --train]]           measure by the published protocol, into the ledger
   list                                                                          all experiments
 
 `COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""

@@ -51,14 +51,14 @@ def resolve(exp: str | None, data: str | None, *, overrides: Sequence[str] = ())
             "`data:` block, or a folder."
         )
     if exp is not None:
-        return [_built(exp, experiments.find(exp).config, overrides)]
+        return [built(exp, experiments.find(exp).config, overrides)]
     assert data is not None
     if data.endswith((".yaml", ".yml")):
         if not Path(data).is_file():
             raise UsageError(f"--data {data}: there is no such file.")
-        return [_built(Path(data).stem, experiments.find(data).config, overrides)]
+        return [built(Path(data).stem, experiments.find(data).config, overrides)]
     if (fragment := _fragment(data)) is not None:
-        return [_built(data, experiments.load(fragment), overrides)]
+        return [built(data, experiments.load(fragment), overrides)]
     if Path(data).is_dir():
         return _in_folder(Path(data), overrides)
     raise UsageError(f"--data {data}: no such folder, and no such file in configs/data{nearest(data, fragments())}")
@@ -86,7 +86,7 @@ def _in_folder(folder: Path, overrides: Sequence[str]) -> list[NamedData]:
         )
     folders = Counter(entry.folder for entry in found)
     return [
-        _built(
+        built(
             f"{entry.folder}{f' ({entry.class_path})' if folders[entry.folder] > 1 else ''}",
             _described(entry.class_path, entry.init_args),
             overrides,
@@ -99,7 +99,7 @@ def _described(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": {"dataset": {"class_path": class_path, "init_args": dict(init_args)}}}
 
 
-def _built(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> NamedData:
+def built(name: str, config: Mapping[str, Any], overrides: Sequence[str]) -> NamedData:
     if not isinstance(config.get("data"), Mapping):
         raise UsageError(f"{name} has no `data:` block with a dataset; it holds {', '.join(config) or 'nothing'}.")
     block = {"data": config["data"]}
