@@ -113,8 +113,10 @@ class SegmentationModule(L.LightningModule, ABC):
             )
         self.details = details or {}
         method = getattr(self.network.output, self.question)
-        allowed = set(inspect.signature(method).parameters) - {"self", "size", "classes"}
-        if unknown := sorted(set(self.details) - allowed):
+        parameters = inspect.signature(method).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        allowed = set(parameters) - {"self", "size", "classes"}
+        if not takes_all and (unknown := sorted(set(self.details) - allowed)):
             raise ValueError(
                 f"`details` has {', '.join(unknown)}, which {method.__qualname__} does not take; it takes "
                 f"{', '.join(sorted(allowed)) or 'nothing'}."
