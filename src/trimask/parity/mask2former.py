@@ -69,14 +69,13 @@ def _row(name: str, backbone: str, reference: Callable[[Any], Any], source: str,
         variant=name,
         source=source,
         reference=_reference(reference, 5, **SMALL),
-        sizes=((96, 128), (65, 97), (200, 264)),  # up to some eight hundred cells that a query looks at
         inert=INERT,
         **settings,
     )
 
 
 ROWS = [
-    _row("R18", "resnet18", _resnet, "transformers"),
+    _row("R18", "resnet18", _resnet, "transformers", slow=True),
     _row("R18 of timm", "resnet18", _timm_resnet, "transformers_timm"),
     _row("Swin-T", "swin_tiny_patch4_window7_224", _swin, "transformers", slow=True, surplus=-2 * 768),
 ]
