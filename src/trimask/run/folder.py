@@ -6,7 +6,9 @@ pictures.npz     what the scores are made of, picture by picture; in training of
 log.txt          what was printed
 checkpoints/     best.ckpt, last.ckpt (everything needed to go on)
 best.safetensors the network's weights alone
-panels/          picture, truth, prediction and errors
+panels/          picture, truth, prediction and errors of a few
+pictures.csv     every picture, the worst first, with the scores of its classes and its tags
+report.html      the same as a page, with panels and the confusion matrix
 wandb/           the W&B run, and wandb_id, under which it is continued
 
 A folder is made once and never reused by another run.
@@ -97,6 +99,14 @@ class RunFolder:
     @property
     def panels(self) -> Path:
         return self.path / "panels"
+
+    @property
+    def picture_table(self) -> Path:
+        return self.path / "pictures.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     def wandb_id(self) -> str:
         """The id of this run at W&B, fixed before the first step so that a continued run continues there too.

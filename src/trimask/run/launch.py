@@ -30,6 +30,7 @@ from trimask.run.callbacks import KeepPictures, LearningRates, Progress, Report,
 from trimask.run.console import console
 from trimask.run.folder import TOLD_TO, RunFolder, agreed
 from trimask.run.metrics_csv import MetricsCsv
+from trimask.run.picture_report import PictureReport
 from trimask.tasks import SegmentationModule
 from trimask.tasks.weights import read_checkpoint
 from trimask.visualise.panels import Panels
@@ -47,7 +48,7 @@ class RunSettings:
         monitor: the logged number that best.ckpt follows; by default the task's headline.
         mode: "max" or "min".
         save_every: steps between two writings of last.ckpt, beside the one after each validation.
-        panels: pictures that are drawn with truth, prediction and errors, after the best validation and at the end.
+        panels: pictures that are shown with truth and prediction after each evaluation, as PNG and as masks for W&B.
         wandb_project: where W&B files the run.
     """
 
@@ -294,7 +295,8 @@ class TrimaskCLI(LightningCLI):
         return _wandb(self.folder, project=project, name=name, group=self.experiment, config=self.config_dump)
 
     def _callbacks(self, settings: RunSettings, watched: bool) -> list[Callback]:
-        callbacks: list[Callback] = [Panels(self.folder, settings.panels), Report(self.folder, console)]
+        shown: list[Callback] = [Panels(self.folder, settings.panels), PictureReport(self.folder)]
+        callbacks = [*shown, Report(self.folder, console)]
         if watched:
             callbacks.append(Progress())
         if self.subcommand == "fit":
@@ -336,7 +338,7 @@ def _wandb(folder: RunFolder, *, project: str, name: str, group: str, config: di
         project=project,
         name=name,
         group=group,
-        save_dir=folder.path,
+        save_dir=folder.path.resolve(),  # W&B's own process keeps the working folder in which it was started
         id=folder.wandb_id() if _first_process() else None,
         resume="allow",
         config=config,

@@ -84,7 +84,7 @@ def panel(
         )
     errors = error_map(prediction, truth, classes)
     drawn = [rgb(image), overlay(image, truth, classes), overlay(image, prediction, classes), errors]
-    tiles = [_shrunk(picture, max_side) for picture in drawn]
+    tiles = [shrunk(picture, max_side) for picture in drawn]
     height, width = tiles[0].shape[:2]
     total_width = len(tiles) * width + (len(tiles) - 1) * GAP
     present = sorted({int(label) for label in np.union1d(truth, prediction)} & set(range(len(classes))))
@@ -99,7 +99,8 @@ def panel(
     return np.concatenate([*top, captions, canvas, legend])
 
 
-def _shrunk(picture: Picture, max_side: int) -> Picture:
+def shrunk(picture: Picture, max_side: int) -> Picture:
+    """(H, W, 3) with the longer side at most `max_side` pixels; smaller ones as they are."""
     scale = max_side / max(picture.shape[:2])
     if scale >= 1:
         return picture

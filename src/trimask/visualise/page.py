@@ -20,15 +20,22 @@ JPEG_QUALITY = 88
 Color = Sequence[int]  # RGB in 0..255
 
 
-def page(title: str, summary: str, sections: Iterable[str]) -> str:
-    """The whole document. Texts are escaped here and in every function below; what they return is HTML."""
+def page(title: str, summary: str, sections: Iterable[str], *, made_by: str = "browse", layered: bool = True) -> str:
+    """The whole document. Texts are escaped here and in every function below; what they return is HTML.
+
+    Args:
+        made_by: the command, by which it knows its own pages.
+        layered: whether there are figures whose color and lines can be switched off.
+    """
+    layers = "" if layered else " hidden"
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="trimask browse">
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="trimask {made_by}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>
 <style>{_STYLE}</style></head><body>
 <header><h1>{escape(title)}</h1><span class="summary">{escape(summary)}</span><form>
-<label title="key t switches it off and on">truth <input id="alpha" type="range" min="0" max="1" step="0.05" value="0.5"></label>
-<label title="key o"><input id="lines" type="checkbox" checked> outlines, names, hatches</label>
+<label title="key t switches it off and on"{layers}>truth
+<input id="alpha" type="range" min="0" max="1" step="0.05" value="0.5"></label>
+<label title="key o"{layers}><input id="lines" type="checkbox" checked> outlines, names, hatches</label>
 <label>size <input id="size" type="range" min="100" max="640" step="20" value="260"></label>
 <input id="search" type="search" placeholder="name or tag" size="14"></form></header>
 <main>{"".join(sections)}</main>
@@ -44,8 +51,50 @@ def section(title: str, facts: Iterable[str], legend: str, cards: Iterable[str])
     return f"<section>{head}<div class='cards'>{''.join(cards)}</div></section>"
 
 
-def legend(entries: Iterable[tuple[int, str, Color, str]]) -> str:
-    """Buttons (label, name, color, count) that pick the samples with a class; those without a count are folded away."""
+def table_section(title: str, facts: Iterable[str], above: str, head: Sequence[str], rows: Iterable[str]) -> str:
+    """A section that is a table, as of `row`. Args: above: HTML; head: of the columns."""
+    lines = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    table = f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<section><h2>{escape(title)}</h2><ul class='facts'>{lines}</ul>{above}{table}</section>"
+
+
+def row(name: str, text: str, labels: Iterable[int], cells: Iterable[str]) -> str:
+    """A line of a table that search and legend find. Args: text: to find it by, beside its name; cells: HTML."""
+    found_by = escape(f"{name} {text}".lower())
+    inside = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr data-name='{escape(name)}' data-labels='{_spaced(labels)}' data-text='{found_by}'>{inside}</tr>"
+
+
+def chips(entries: Iterable[tuple[str, Color, str]]) -> str:
+    """(class, color, number) one after the other."""
+    return "".join(
+        f"<span class='chip'>{_patch(color)}{escape(text)} {escape(count)}</span>" for text, color, count in entries
+    )
+
+
+def matrix(names: Sequence[str], shares: NDArray[np.float64], hints: Sequence[Sequence[str]]) -> str:
+    """(C, C) shares in 0..1, row = truth, as a table that is the darker the larger they are; a hint a cell."""
+    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in names)
+    lines = []
+    for name, line, notes in zip(names, shares, hints, strict=True):
+        cells = "".join(
+            f"<td style='--share:{share:.3f}' title='{escape(note)}'>{_percent(share)}</td>"
+            for share, note in zip(line, notes, strict=True)
+        )
+        lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+    return f"<table class='matrix'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if share >= 0.0005 else ""
+
+
+def legend(entries: Iterable[tuple[int, str, Color, str]], *, hatched: bool = True) -> str:
+    """Buttons (label, name, color, count) that pick the samples with a class; those without a count are folded away.
+
+    Args: hatched: whether what the hatches mean is said as well.
+    """
     present: list[str] = []
     absent: list[str] = []
     for label, name, color, count in entries:
@@ -53,6 +102,8 @@ def legend(entries: Iterable[tuple[int, str, Color, str]]) -> str:
         (present if count else absent).append(button)
     hatches = (
         "<span class='key'><i class='crowd'></i>crowd</span><span class='key'><i class='none'></i>unlabelled</span>"
+        if hatched
+        else ""
     )
     rest = f"<details><summary>{len(absent)} classes are in none of these samples</summary><nav>{''.join(absent)}</nav></details>"
     return f"<nav>{''.join(present)}{hatches}</nav>{rest if absent else ''}"
@@ -62,11 +113,9 @@ def card(
     name: str, facts: Iterable[str], classes: Sequence[tuple[int, str, Color, str]], figures: Sequence[str]
 ) -> str:
     """One sample: its name, facts, (label, class, color, count) and figures."""
-    plain, labels = " · ".join(facts), " ".join(str(label) for label, *_ in classes)
-    chips = (
-        f"<span class='chip'>{_patch(color)}{escape(text)} {escape(count)}</span>" for _, text, color, count in classes
-    )
-    content = f"<div class='figures'>{''.join(figures)}</div><p>{''.join(chips)}</p>"
+    plain, labels = " · ".join(facts), _spaced(label for label, *_ in classes)
+    present = chips((text, color, count) for _, text, color, count in classes)
+    content = f"<div class='figures'>{''.join(figures)}</div><p>{present}</p>"
     return _article(name, plain, content, labels, "row" if len(figures) > 1 else "single")
 
 
@@ -78,7 +127,7 @@ def broken(name: str, message: str) -> str:
 def _article(name: str, text: str, content: str, labels: str, kind: str) -> str:
     found_by = escape(f"{name} {text}".lower())
     return (
-        f"<article class='{kind}' data-labels='{labels}' data-text='{found_by}'>"
+        f"<article class='{kind}' data-name='{escape(name)}' data-labels='{labels}' data-text='{found_by}'>"
         f"<h3>{escape(name)}</h3><p>{escape(text)}</p>{content}</article>"
     )
 
@@ -90,7 +139,17 @@ def figure(drawing: Drawing, caption: str) -> str:
         f"<img class='{kind}' loading='lazy' alt='' width='{width}' height='{height}' src='{uri}'>"
         for kind, uri in (("image", jpeg(drawing.image)), ("fill", webp(drawing.fill)), ("lines", webp(drawing.lines)))
     )
-    return f"<figure><div class='stack'>{''.join(layers)}</div><figcaption>{escape(caption)}</figcaption></figure>"
+    return _figure("".join(layers), caption)
+
+
+def flat_figure(picture: NDArray[np.uint8], caption: str) -> str:
+    """(H, W, 3) a picture that is finished."""
+    height, width = picture.shape[:2]
+    return _figure(f"<img loading='lazy' alt='' width='{width}' height='{height}' src='{jpeg(picture)}'>", caption)
+
+
+def _figure(images: str, caption: str) -> str:
+    return f"<figure><div class='stack'>{images}</div><figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def jpeg(picture: NDArray[np.uint8]) -> str:
@@ -107,6 +166,15 @@ def webp(picture: NDArray[np.uint8]) -> str:
 
 def _uri(kind: str, encoded: NDArray[np.uint8]) -> str:
     return f"data:{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def text(plain: str) -> str:
+    """Plain text as a cell of a `row`."""
+    return escape(plain)
+
+
+def _spaced(labels: Iterable[int]) -> str:
+    return " ".join(str(label) for label in labels)
 
 
 def _patch(color: Color) -> str:
@@ -151,6 +219,11 @@ figure { margin: 0; cursor: zoom-in; } figcaption { font-size: 12px; }
 .stack .fill, .stack .lines { position: absolute; inset: 0; pointer-events: none; }
 .fill { opacity: var(--alpha); image-rendering: pixelated; } .lines { opacity: var(--lines); }
 [hidden] { display: none !important; }
+table { border-collapse: collapse; background: var(--card); font-variant-numeric: tabular-nums; }
+th, td { border: 1px solid var(--line); padding: 5px 9px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+td .stack img { height: calc(var(--size) / 2); } td .chip { margin-bottom: 3px; }
+.matrix th span { writing-mode: vertical-rl; } .matrix td { text-align: right; padding: 3px 5px; min-width: 30px;
+  background: color-mix(in srgb, var(--dim) calc(var(--share) * 70%), var(--card)); }
 dialog { border: 0; padding: 12px; border-radius: 8px; background: var(--card); color: var(--ink); cursor: zoom-out;
   max-width: 98vw; max-height: 98vh; }
 dialog::backdrop { background: rgb(0 0 0 / .8); } dialog p { margin: 6px 0 0; }
@@ -170,7 +243,7 @@ function filter() {
   const text = $('#search').value.toLowerCase();
   for (const section of all('section')) {
     const wanted = [...section.querySelectorAll('button.on')].map(button => button.dataset.label);
-    for (const card of section.querySelectorAll('article')) {
+    for (const card of section.querySelectorAll('[data-text]')) {
       const labels = card.dataset.labels.split(' ');
       card.hidden = !wanted.every(label => labels.includes(label)) || !card.dataset.text.includes(text);
     }
@@ -178,17 +251,17 @@ function filter() {
 }
 $('#search').oninput = filter;
 for (const button of all('nav button')) button.onclick = () => { button.classList.toggle('on'); filter(); };
-const figures = () => all('article:not([hidden]) figure');
+const figures = () => all('[data-text]:not([hidden]) figure');
 function show(index) {
   const list = figures();
   if (!list.length) return;
   shown = (index + list.length) % list.length;
   const figure = list[shown], image = figure.querySelector('img');
-  const name = figure.closest('article').querySelector('h3').textContent;
+  const name = figure.closest('[data-text]').dataset.name;
   dialog.querySelector('.stack').innerHTML = figure.querySelector('.stack').innerHTML;
   dialog.style.setProperty('--ratio', image.getAttribute('width') / image.getAttribute('height'));
   dialog.querySelector('p').textContent = `${name} · ${figure.querySelector('figcaption').textContent}`
-    + ' · arrows: next, t: truth, o: outlines';
+    + ' · arrows: next' + ($('label').hidden ? '' : ', t: truth, o: outlines');
   if (!dialog.open) dialog.showModal();
 }
 for (const figure of all('figure')) figure.onclick = () => show(figures().indexOf(figure));
