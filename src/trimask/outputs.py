@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from trimask.decode.boxes import best_proposals
 from trimask.decode.dense import dense_probabilities, dense_semantic
+from trimask.decode.grids import Filters, GridLevel, Kernel, grid_instances
 from trimask.decode.queries import (
     query_instances,
     query_panoptic,
@@ -18,6 +21,7 @@ from trimask.decode.queries import (
     query_score_rows,
     query_semantic,
 )
+from trimask.decode.regions import region_instances
 from trimask.decode.strips import Rows, upsample_rows
 from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Size
 
@@ -47,6 +51,10 @@ class DenseOutput:
     def cut(self, inner: Size, outer: Size) -> DenseOutput:
         """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one; see `cut_maps`."""
         return DenseOutput(cut_maps(self.logits, inner, outer), align_corners=self.align_corners)
+
+    def tensors(self) -> list[Tensor]:
+        """What is computed: the logits, then those of auxiliary heads."""
+        return [self.logits, *self.aux]
 
     @property
     def num_scores(self) -> int:
@@ -97,6 +105,10 @@ class QueryOutput:
         """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one; see `cut_maps`."""
         return QueryOutput(cut_maps(self.masks, inner, outer), self.classes)
 
+    def tensors(self) -> list[Tensor]:
+        """What is computed: masks and classes, then those of earlier layers."""
+        return [logits for layer in (self, *self.aux) for logits in (layer.masks, layer.classes)]
+
     @property
     def num_scores(self) -> int:
         return self.classes.shape[-1] - 1
@@ -145,6 +157,184 @@ class QueryOutput:
         ]
 
 
+@dataclass(frozen=True)
+class GridOutput:
+    """Cells of grids, each of which says whether an object of a class has its center there and which mask it has: SOLO, SOLOv2.
+
+    A mask is what a filter makes of a map of features; none is made before somebody asks for it.
+
+    Attributes:
+        levels: for small objects first.
+        size: (height, width) of the pictures, in the upper left of what the grids and maps cover.
+        cell: pixels of a cell of the first level's maps, the finest.
+    """
+
+    levels: tuple[GridLevel, ...]
+    size: Size
+    cell: int
+
+    aux: ClassVar[tuple[()]] = ()
+
+    def __len__(self) -> int:
+        return len(self.levels[0].categories)
+
+    def picture(self, index: int) -> GridOutput:
+        """The output for one picture of the batch, still with a batch axis."""
+        return replace(self, levels=tuple(level.picture(index) for level in self.levels))
+
+    def cut(self, inner: Size, outer: Size) -> GridOutput:
+        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one."""
+        return replace(self, size=inner)
+
+    def tensors(self) -> list[Tensor]:
+        """What is computed, were all masks made: for each level the class logits, then the mask logits of each factor."""
+        return [x for level in self.levels for x in (level.categories, *(f.all_logits() for f in level.factors))]
+
+    @property
+    def num_scores(self) -> int:
+        return self.levels[0].categories.shape[1]
+
+    def instances(
+        self,
+        size: Size,
+        *,
+        classes: ClassSpec,
+        top: int = 100,
+        score_threshold: float = 0.1,
+        mask_threshold: float = 0.5,
+        final_threshold: float = 0.05,
+        num_candidates: int = 500,
+        kernel: Kernel = "gaussian",
+        sigma: float = 2.0,
+    ) -> list[Instances]:
+        """The things of each picture at `size`, best score first; see `decode.grids.grid_instances`."""
+        return [
+            grid_instances(
+                self.levels,
+                picture,
+                size,
+                covered=(self.size[0] / self.cell, self.size[1] / self.cell),
+                things=classes.things,
+                top=top,
+                score_threshold=score_threshold,
+                mask_threshold=mask_threshold,
+                final_threshold=final_threshold,
+                num_candidates=num_candidates,
+                kernel=kernel,
+                sigma=sigma,
+            )
+            for picture in range(len(self))
+        ]
+
+
+class SecondStage(Protocol):
+    """What a `RegionDraft` lets its criterion ask of the network about boxes; see `layers.regions.RegionHeads`."""
+
+    aligned: bool
+
+    def boxes(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
+
+    def masks(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor: ...
+
+
+FEW = 16  # proposals of a picture whose second stage stands for that of all, where tensors are compared
+
+
+@dataclass(frozen=True)
+class RegionDraft:
+    """What a two-stage detector answers in training: its first stage, and the second for the boxes that a criterion chooses.
+
+    Attributes:
+        logits, deltas, anchors: (B, K), (B, K, 4) and (K, 4) of each level of the pyramid; deltas as in `decode.boxes`.
+        levels: (B, D, h, w) of the pyramid that the second stage looks at.
+        size: (height, width) of the pictures.
+        heads: the second stage.
+        per_level, in_all, overlap: see `decode.boxes.best_proposals`.
+    """
+
+    logits: tuple[Tensor, ...]
+    deltas: tuple[Tensor, ...]
+    anchors: tuple[Tensor, ...]
+    levels: tuple[Tensor, ...]
+    size: Size
+    heads: SecondStage
+    per_level: int
+    in_all: int
+    overlap: float
+
+    def __len__(self) -> int:
+        return len(self.logits[0])
+
+    def proposals(self) -> list[Tensor]:
+        """(P, 4) boxes of each picture, best first, without a gradient."""
+        return best_proposals(
+            self.logits,
+            self.deltas,
+            self.anchors,
+            self.size,
+            per_level=self.per_level,
+            in_all=self.in_all,
+            overlap=self.overlap,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """Both stages, the second for the best few proposals: class logits, deltas, and the mask of each one's best class."""
+        proposals = [boxes[:FEW] for boxes in self.proposals()]
+        classes, deltas = self.heads.boxes(self.levels, proposals)
+        masks = self.heads.masks(self.levels, proposals, classes[:, :-1].argmax(dim=1))
+        return [*self.logits, *self.deltas, classes, deltas, masks]
+
+
+@dataclass(frozen=True)
+class RegionOutput:
+    """Boxes with a class, a score and a small mask: Mask R-CNN. Where fewer than N are found, the last rows have the score 0.
+
+    Attributes:
+        boxes: (B, N, 4) in pixels of the pictures.
+        scores: (B, N) 0..1, best first.
+        labels: (B, N) int64.
+        masks: (B, N, m, m) logits of what lies in the boxes.
+        size: (height, width) of the pictures.
+        num_scores: C.
+        aligned: see `decode.regions.paste_masks`.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    size: Size
+    num_scores: int
+    aligned: bool = True
+
+    aux: ClassVar[tuple[()]] = ()
+    dynamic: ClassVar[bool] = True  # how much there is to compute depends on what is seen
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def picture(self, index: int) -> RegionOutput:
+        """The output for one picture of the batch, still with a batch axis."""
+        boxes, scores, labels, masks = (
+            x[index : index + 1] for x in (self.boxes, self.scores, self.labels, self.masks)
+        )
+        return replace(self, boxes=boxes, scores=scores, labels=labels, masks=masks)
+
+    def cut(self, inner: Size, outer: Size) -> RegionOutput:
+        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one."""
+        return replace(self, size=inner)
+
+    def tensors(self) -> list[Tensor]:
+        """What is computed: boxes, scores, masks."""
+        return [self.boxes, self.scores, self.masks]
+
+    def instances(self, size: Size, *, classes: ClassSpec, top: int = 100) -> list[Instances]:
+        """The things of each picture at `size`, best score first; see `decode.regions.region_instances`."""
+        options: dict[str, Any] = {"frame": self.size, "size": size, "top": top, "aligned": self.aligned}
+        rows = zip(self.boxes, self.scores, self.labels, self.masks, strict=True)
+        return [region_instances(*row, things=classes.things, **options) for row in rows]
+
+
 def cut_maps(maps: Tensor, inner: Size, outer: Size) -> Tensor:
     """(B, C, h, w) maps of `outer` pixels -> those of the `inner` pixels in the upper left.
 
@@ -163,3 +353,5 @@ def cut_maps(maps: Tensor, inner: Size, outer: Size) -> Tensor:
 # torch.export looks inside an output only after it has been told what it is made of.
 torch.export.register_dataclass(DenseOutput)
 torch.export.register_dataclass(QueryOutput)
+for kind in (Filters, GridLevel, GridOutput):
+    torch.export.register_dataclass(kind)

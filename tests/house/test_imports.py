@@ -14,8 +14,8 @@ ALLOWED = {
     "decode": {"types"},
     "outputs": {"types", "decode"},
     "weights": {"types"},
-    "layers": {"types", "weights"},
-    "networks": {"types", "outputs", "layers", "weights"},
+    "layers": {"types", "weights", "decode"},  # a detector's second stage looks at what its first stage says
+    "networks": {"types", "outputs", "layers", "weights", "decode"},
     "convert": {"types", "weights", "networks", "errors"},
     "data": {"types"},
     "losses": {"types", "outputs", "decode"},

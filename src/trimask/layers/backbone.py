@@ -30,6 +30,7 @@ import huggingface_hub
 import timm
 import torch
 from timm.layers import DropPath
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,6 +69,8 @@ class Backbone(nn.Module):
         frozen_stride: what makes the maps up to this stride does not learn; 4 is the stem and the first stage of a ResNet, 0
             nothing.
         frozen_norm: batch norms do not learn, and keep their running statistics in training.
+        stride_in_1x1: the first convolution of a ResNet's block with three has its stride, as in the first ResNets and in the
+            weights that detectron2 begins with; timm and torchvision have it in the second.
 
     Attributes:
         channels, strides: one number a map.
@@ -92,6 +95,7 @@ class Backbone(nn.Module):
         pad_to_stride: bool = False,
         frozen_stride: int = 0,
         frozen_norm: bool = False,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         _require_known(name)
@@ -104,6 +108,8 @@ class Backbone(nn.Module):
         body: Any = _build(name, options, _initial_weights(name, pretrained))
         keep_depthwise_in_fp32(body)
         patch = pad_as_published(body)
+        if stride_in_1x1:
+            _move_strides(body, name)
         if not drop_path:
             _without_drop_path(body)
         self.body = body
@@ -160,6 +166,15 @@ def mean_and_std(body: Any, in_channels: int) -> tuple[Tensor, Tensor]:
     ratios = (body.pretrained_cfg[key] for key in ("mean", "std"))
     mean, std = (per_channel([255.0 * ratio for ratio in values], in_channels) for values in ratios)
     return mean, std
+
+
+def _move_strides(body: nn.Module, name: str) -> None:
+    """From the second to the first convolution of each block that has three."""
+    blocks: list[Any] = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not blocks:
+        raise ValueError(f"{name!r} has no blocks of three convolutions, so `stride_in_1x1` says nothing of it.")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _freeze(body: Any, strides: Sequence[int], stride: int, *, norms: bool) -> tuple[nn.Module, ...]:
