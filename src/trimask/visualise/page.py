@@ -220,7 +220,8 @@ figure { margin: 0; cursor: zoom-in; } figcaption { font-size: 12px; }
 .fill { opacity: var(--alpha); image-rendering: pixelated; } .lines { opacity: var(--lines); }
 [hidden] { display: none !important; }
 table { border-collapse: collapse; background: var(--card); font-variant-numeric: tabular-nums; }
-th, td { border: 1px solid var(--line); padding: 5px 9px; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+table + table { margin-top: 16px; } th { white-space: nowrap; }
+th, td { border: 1px solid var(--line); padding: 5px 9px; text-align: left; vertical-align: top; }
 td .stack img { height: calc(var(--size) / 2); } td .chip { margin-bottom: 3px; }
 .matrix th span { writing-mode: vertical-rl; } .matrix td { text-align: right; padding: 3px 5px; min-width: 30px;
   background: color-mix(in srgb, var(--dim) calc(var(--share) * 70%), var(--card)); }
