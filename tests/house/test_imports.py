@@ -46,6 +46,7 @@ LIBRARIES = {
     "mmengine": {"parity"},
     "mmcv": {"parity"},
     "mmpretrain": {"parity"},
+    "mmdet": {"parity"},
 }
 
 

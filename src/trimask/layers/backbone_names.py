@@ -158,6 +158,18 @@ TRANSFORMERS: Patterns = (
 )
 
 
+# --- pyramids: a member `neck` (`layers.fpn_neck.FPNNeck`) over four maps ---
+
+NECK_MMDET: Patterns = (
+    (r"^neck\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
+    (r"^neck\.smooth\.(\d)\.", r"neck.fpn_convs.\1.conv."),
+)
+NECK_DETECTRON2: Patterns = tuple(
+    (rf"^neck\.{ours}\.{level}\.", f"backbone.fpn_{theirs}{level + 2}.")
+    for level in range(4)
+    for ours, theirs in (("laterals", "lateral"), ("smooth", "output"))
+)
+
 # --- conversions: a state_dict of the source -> one that only needs renaming; what they do not know they leave alone ---
 
 

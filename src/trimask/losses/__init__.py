@@ -5,8 +5,10 @@ from trimask.losses.cross_entropy import CrossEntropy, OhemCrossEntropy
 from trimask.losses.dense import DenseCriterion, DenseTerm, Look, Strip
 from trimask.losses.dice import Dice
 from trimask.losses.focal import Focal
+from trimask.losses.grid import GridCriterion
 from trimask.losses.lovasz import Lovasz
 from trimask.losses.query import QueryCriterion
+from trimask.losses.region import RegionCriterion
 from trimask.losses.tversky import Tversky
 
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "DenseTerm",
     "Dice",
     "Focal",
+    "GridCriterion",
     "Look",
     "Lovasz",
     "OhemCrossEntropy",
     "QueryCriterion",
+    "RegionCriterion",
     "Strip",
     "Tversky",
 ]

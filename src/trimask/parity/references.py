@@ -1,12 +1,14 @@
 """How the libraries that ours are compared with make a network and answer; each is imported when it is asked for one.
 
-Sources: mmsegmentation 1.2.2 and mmpretrain 1.2.0 (Apache-2.0), segmentation_models_pytorch 0.6 (MIT), torchvision (BSD-3),
-transformers 5.23 (Apache-2.0). Nothing of them is copied.
+Sources: mmsegmentation 1.2.2, mmpretrain 1.2.0 and mmdetection 3.3.0 (Apache-2.0), segmentation_models_pytorch 0.6 (MIT),
+torchvision (BSD-3), transformers 5.23 (Apache-2.0). Nothing of them is copied.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.machinery
 import sys
 import tempfile
 import types
@@ -85,6 +87,60 @@ def weights_of_file(network: Any) -> Mapping[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(folder)
         return read_weights(Path(folder, "model.safetensors"))
+
+
+# --- mmdetection ---
+
+
+def mmdet(config: str, answers: Callable[[Any, Tensor], Sequence[Tensor]], **changes: Any) -> Reference:
+    """The network of a published configuration, e.g. mmdet("solo/solo_r50_fpn_1x_coco", answers).
+
+    Args:
+        answers: see `Reference`; a detector has no logits of its own.
+        changes: to the model's part of it, nested: `mask_head={"num_classes": 5}`.
+    """
+    build = partial(build_mmdet, config, changes)
+    return Reference("mmdet", config.rpartition("/")[2], build, answers)
+
+
+def build_mmdet(config: str, changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """Without pretrained weights."""
+    require_mmdet()
+    read: Any = importlib.import_module("mmengine.config").Config
+    registry: Any = importlib.import_module("mmdet.registry").MODELS
+    folder = Path(importlib.import_module("mmdet").__path__[0], ".mim", "configs")
+    settings = _plain(read.fromfile(folder / f"{config}.py").model.to_dict())
+    return registry.build(_merged(settings, changes or {}))
+
+
+def require_mmdet() -> None:
+    """Imports mmdetection; placeholders stand for the compiled operators of mmcv, as in `require_mmseg`.
+
+    Raises:
+        ImportError: it is not installed; `make references` does that.
+    """
+    if "mmdet.models" not in sys.modules:
+        sys.modules.setdefault("mmcv.ops", _Placeholders("mmcv.ops")).__path__ = []
+        sys.meta_path.append(_PlaceholderFinder())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            attention: Any = importlib.import_module("mmcv.cnn.bricks.transformer")
+            attention.MultiScaleDeformableAttention = type("MultiScaleDeformableAttention", (), {})
+            importlib.import_module("mmdet.models")
+    importlib.import_module("mmengine.registry").init_default_scope("mmdet")
+
+
+class _PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds placeholders for the parts of mmcv.ops, which mmdetection imports by name."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(name, self) if name.startswith("mmcv.ops.") else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Placeholders(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """There is nothing in it."""
 
 
 # --- mmsegmentation ---
