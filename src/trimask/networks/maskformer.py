@@ -13,7 +13,7 @@ and panoptic answers have other settings than those of Mask2Former: see `losses.
 
 **Deviations**
 - Pictures are not padded to multiples of 32 pixels, which the official code does with all but COCO's.
-- Batch norms learn; those of the official ResNets are frozen.
+- Batch norms learn by default; those of the official ResNets are frozen (`frozen_norm`).
 - From transformers, as the official code: dropout also of the weights of the attention; the answers of earlier layers are normed
   as the last one is, and there is none of the queries before the first layer.
 """
@@ -259,6 +259,7 @@ class MaskFormer(nn.Module):
         pretrained: see `Backbone`.
         in_channels: channels of the pictures.
         drop_path: rate of stochastic depth in the last block of the backbone; officially 0.3 for Swin.
+        frozen_norm: see `Backbone`; published for ResNets.
         map_norm: of the maps of the backbone, see `layers.map_norms`.
         channels: D, of the pyramid, the tokens and the embeddings of masks.
         num_queries: Q.
@@ -278,6 +279,9 @@ class MaskFormer(nn.Module):
         "num_layers": 2,
         "encoder_layers": 1,
         "inner_channels": 128,
+        # so little that two pictures can be learned by heart; without any, the first layer's queries and keys, which look at
+        # equal values, would have no gradient
+        "dropout": 0.01,
     }
     RENAMES: ClassVar[dict[str, RenameTable]] = {"detectron2": _DETECTRON2, "transformers": _TRANSFORMERS}
     CONVERSIONS: ClassVar[dict[str, Any]] = {"detectron2": _convert_detectron2, "transformers": _convert_transformers}
@@ -290,6 +294,7 @@ class MaskFormer(nn.Module):
         pretrained: bool | str = True,
         in_channels: int = 3,
         drop_path: float = 0.0,
+        frozen_norm: bool = False,
         map_norm: MapNorm = "published",
         channels: int = 256,
         num_queries: int = 100,
@@ -310,7 +315,9 @@ class MaskFormer(nn.Module):
                 f"num_queries={num_queries}, num_layers={num_layers} and encoder_layers={encoder_layers}."
             )
         settings: dict[str, Any] = {"num_heads": num_heads, "inner_channels": inner_channels, "dropout": dropout}
-        self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels, drop_path=drop_path)
+        self.backbone = Backbone(
+            backbone, pretrained=pretrained, in_channels=in_channels, drop_path=drop_path, frozen_norm=frozen_norm
+        )
         widths = self.backbone.channels[-NUM_LEVELS:]
         self.norms = map_norms(widths, map_norm, backbone=backbone)
         self.encoder: MapEncoder | None = None
