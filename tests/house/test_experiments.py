@@ -53,7 +53,10 @@ def same_leaves(base, body, at=""):
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+FRAGMENTS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "sweeps"]
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_every_fragment_is_small_and_says_what_it_is(path):
     text = path.read_text()
     assert text.startswith("#"), "a fragment opens with what it is"
@@ -149,6 +152,7 @@ def published_rows():
 ROWS = published_rows()
 DENSE = {"FCN", "U-Net", "SegNet", "PSPNet", "DeepLabV3", "DeepLabV3+", "UPerNet", "CCNet", "FastFCN", "SETR"}
 DENSE |= {"Segmenter", "SegFormer", "ESPNet"}
+QUERIES = {"MaskFormer", "Mask2Former", "EoMT"}
 TASKS = {"semantic": "SemanticModule", "instance": "InstanceModule", "panoptic": "PanopticModule"}
 NUMBERS = {"miou": "mIoU", "pq": "PQ", "map": "mask_AP"}  # as we log them: as the rows call them
 
@@ -165,6 +169,12 @@ def test_every_core_row_of_a_dense_network_has_an_experiment():
     assert dense - {row_of(name) for name in NAMES} == set()
 
 
+@pytest.mark.skipif(not ROWS, reason="the published facts (shared/baselines/baselines.yaml) are not here")
+def test_every_core_row_of_a_query_network_has_an_experiment():
+    queries = {key for key, row in ROWS.items() if row["core"] and row["system"] in QUERIES}
+    assert queries - {row_of(name) for name in NAMES} == set()
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if row_of(name) in ROWS])
 def test_an_experiment_follows_the_recipe_of_its_row(name):
     row, config = ROWS[row_of(name)], EXPERIMENTS[name].config
@@ -174,7 +184,7 @@ def test_an_experiment_follows_the_recipe_of_its_row(name):
     published = row["metrics"].get(f"{NUMBERS[number]}_{split}", row["metrics"].get(NUMBERS[number]))
     assert config["baseline"]["value"] == pytest.approx(published / 100)
     assert config["model"]["class_path"] == f"trimask.tasks.{TASKS[row['task']]}"
-    assert row["crop_size"] in sizes
+    assert row["crop_size"] in (None, *sizes)
     assert row["batch"] in (None, data["batch_size"])
     schedule = row["schedule"] or ""
     if found := re.match(r"(\d+) (iters|epochs)", schedule):
@@ -188,6 +198,9 @@ def test_an_experiment_follows_the_recipe_of_its_row(name):
     check_schedule(row, model["schedule"].get("init_args", {}), trainer.get("max_steps"))
     check_groups(row, model.get("groups", {}))
     check_test(row, model.get("inference", {}))
+    if row["grad_clip"]:
+        clip = row["grad_clip"].get("norm") or row["grad_clip"].get("full_model_norm") or row["grad_clip"]["max_norm"]
+        assert trainer["gradient_clip_val"] == clip
     assert model["network"].get("init_args", {}).get("drop_path", row["drop_path"]) == row["drop_path"]
     assert (row["backbone"] or "").lower().startswith(("r50", "r-50")) <= ("resnet50" in str(model["network"]))
 
@@ -201,6 +214,12 @@ def check_schedule(row, schedule, steps):
     if found := re.search(r"power=([\d.]+) (?:eta_min|min_lr)=([\d.e-]+)", policy):
         assert schedule["power"] == float(found[1])
         assert schedule.get("floor_rate", 0.0) == pytest.approx(float(found[2]))
+    elif found := re.match(r"poly power=([\d.]+)", policy):
+        assert schedule["power"] == float(found[1])
+    elif policy.startswith("multistep"):
+        steps_of_rate = re.search(r"steps? (\d+)(?: (\d+))?$", row["schedule"]).groups()
+        milestones = [round(share * steps) for share in schedule["milestones"]]
+        assert milestones == [pytest.approx(int(step), abs=1) for step in steps_of_rate if step]
     if found := re.match(r"linear (\d+) iters from x([\d.e-]+)", row["warmup"] or ""):
         assert schedule["warmup"] * steps == pytest.approx(int(found[1]))
         assert schedule["warmup_start"] == pytest.approx(float(found[2]))
@@ -211,6 +230,8 @@ def check_schedule(row, schedule, steps):
 def check_groups(row, groups):
     multipliers = row["lr_multipliers"] or {}
     assert groups.get("head_multiplier", 1.0) == multipliers.get("head", {}).get("lr_mult", 1.0)
+    if "llrd" not in multipliers:
+        assert groups.get("backbone_multiplier", 1.0) == multipliers.get("backbone", {}).get("lr_mult", 1.0)
     assert groups.get("layer_decay") == multipliers.get("layer_decay", multipliers.get("llrd"))
     assert groups.get("decay_all") or "decay applied to every" not in multipliers.get("note", "")
     assert groups.get("num_stage_layers") == multipliers.get("num_layers")

@@ -12,7 +12,7 @@ Published: 100 queries, 200 for instances and panoptic segments with Swin-L; sto
 
 **Deviations**
 - Pictures are not padded to multiples of 32, as the official code does it; `inference: {multiple_of: 32}` says so.
-- Batch norms are plain ones; those of the official ResNets are frozen, but with Cityscapes synchronized.
+- Batch norms learn by default; those of the official ResNets are frozen (`frozen_norm`), but with Cityscapes synchronized.
 - What the queries look at is predicted at the size of the map that they look at: of masks, which are products, and of what they
   are products of, interpolation is the same. Evaluation makes one mask a query in full, training all ten together.
 - The last convolution of the pixel decoder, 1x1, is applied to the queries' side of that product: same result.
@@ -331,6 +331,7 @@ class Mask2Former(nn.Module):
         pretrained: see `Backbone`.
         in_channels: channels of the pictures.
         drop_path: rate of stochastic depth in the last block of the backbone.
+        frozen_norm: see `Backbone`; published for ResNets, but Mask2Former's on Cityscapes.
         map_norm: see `map_norms`.
         channels: width of both decoders.
         num_queries: Q.
@@ -374,6 +375,7 @@ class Mask2Former(nn.Module):
         pretrained: bool | str = True,
         in_channels: int = 3,
         drop_path: float = 0.0,
+        frozen_norm: bool = False,
         map_norm: MapNorm = "published",
         channels: int = 256,
         num_queries: int = 100,
@@ -389,7 +391,9 @@ class Mask2Former(nn.Module):
             )
         if num_queries < 1:
             raise ValueError(f"Mask2Former needs at least one query; got num_queries={num_queries}.")
-        self.backbone = Backbone(backbone, pretrained=pretrained, in_channels=in_channels, drop_path=drop_path)
+        self.backbone = Backbone(
+            backbone, pretrained=pretrained, in_channels=in_channels, drop_path=drop_path, frozen_norm=frozen_norm
+        )
         widths = self.backbone.channels[-NUM_LEVELS - 1 :]
         self.norms = map_norms(widths, map_norm, backbone=backbone)
         self.pixel_decoder = PixelDecoder(widths, channels, num_layers=encoder_layers, num_heads=num_heads)
