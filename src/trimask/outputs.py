@@ -249,6 +249,7 @@ class RegionDraft:
         levels: (B, D, h, w) of the pyramid that the second stage looks at.
         size: (height, width) of the pictures.
         heads: the second stage.
+        num_classes: C.
         per_level, in_all, overlap: see `decode.boxes.best_proposals`.
     """
 
@@ -258,6 +259,7 @@ class RegionDraft:
     levels: tuple[Tensor, ...]
     size: Size
     heads: SecondStage
+    num_classes: int
     per_level: int
     in_all: int
     overlap: float

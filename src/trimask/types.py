@@ -195,8 +195,16 @@ class Target:
 
     @property
     def boxes(self) -> Tensor:
-        """(N, 4) float32 xyxy, see `mask_boxes`."""
-        return mask_boxes(self.masks)
+        """(N, 4) float32 xyxy, see `mask_boxes`; without making masks."""
+        height, width = self.size
+        in_row, in_column = (
+            torch.zeros(len(self.labels) + 1, side, dtype=torch.bool, device=self.segments.device)
+            for side in (height, width)
+        )
+        for layer in self.segments.long():
+            in_row[layer, torch.arange(height, device=layer.device)[:, None]] = True
+            in_column[layer, torch.arange(width, device=layer.device)] = True
+        return torch.cat([_extent(in_column[1:]), _extent(in_row[1:])], dim=1)[:, [0, 2, 1, 3]]
 
     def only(self, labels: Iterable[int]) -> Target:
         """The segments of these classes; the pixels of all others are unlabelled."""

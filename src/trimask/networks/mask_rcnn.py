@@ -282,6 +282,7 @@ class MaskRCNN(nn.Module):
             levels=tuple(levels[:NUM_LEVELS]),
             size=size,
             heads=self.heads,
+            num_classes=self.num_classes,
             per_level=CANDIDATES[when],
             in_all=self.num_proposals[when],
             overlap=OVERLAP,
