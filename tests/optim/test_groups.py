@@ -186,6 +186,26 @@ def test_schedulers_start_from_the_rate_of_the_group():
         assert group["lr"] == pytest.approx(0.05 * group["lr_scale"])
 
 
+def learned(factory):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1))
+    optimizer = build_optimizer(network, factory, ParameterGroups())
+    for _ in range(5):
+        optimizer.zero_grad()
+        network(torch.randn(2, 3, 9, 9)).square().mean().backward()
+        optimizer.step()
+    return optimizer, torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_steps_on_a_cpu_are_fused_and_equal_plain_ones(kind):
+    fused, found = learned(lambda groups: kind(groups, lr=0.01, weight_decay=0.05))
+    plain, expected = learned(lambda groups: kind(groups, lr=0.01, weight_decay=0.05, fused=False))
+    assert all(group["fused"] for group in fused.param_groups)
+    assert not any(group["fused"] for group in plain.param_groups)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def test_a_network_without_a_backbone():
     network = nn.Conv2d(3, 2, 1)
     assert [group["name"] for group in ParameterGroups().build(network)] == ["head", "head_no_decay"]

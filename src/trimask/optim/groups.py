@@ -145,6 +145,10 @@ def build_optimizer(
     optimizer = factory(groups.build(network))
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * group["lr_scale"]
+        if group.get("fused", False) is None and all(p.is_cpu and p.is_floating_point() for p in group["params"]):
+            group["fused"] = (
+                True  # torch itself does so on GPUs alone; a step of AdamW takes a CPU a quarter of the time
+            )
     return optimizer
 
 
