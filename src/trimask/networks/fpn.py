@@ -15,23 +15,18 @@ segmentation_models_pytorch (MIT) (`make parity`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import MMSEG, SMP, SMP_TIMM, convert_mmseg
-from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
+from trimask.layers.fpn_head import Norm, SemanticHead
 from trimask.layers.fpn_neck import FPNNeck
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
 
 NUM_LEVELS = 4
-NUM_GROUPS = 32  # of group normalization, as in its paper
-Norm = Literal["batch", "group"]
 
 _SMP = (
     (r"^pyramid\.laterals\.3\.", "decoder.p5."),
@@ -117,54 +112,3 @@ class FPN(nn.Module):
         """(B, in_channels, H, W) in 0..255 -> logits (B, num_classes, h, w) at the stride of the finest level."""
         levels = self.pyramid(self.backbone(images)[-NUM_LEVELS:])
         return DenseOutput(self.head(levels), align_corners=self.align_corners)
-
-
-class SemanticHead(nn.Module):
-    """Levels of a pyramid, finest first -> logits at the size of the finest; see `FPN` for the arguments.
-
-    A level goes through as many convolutions, each followed by twofold upsampling, as it is coarser than the finest; that
-    one goes through one convolution.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        strides: Sequence[int],
-        channels: int,
-        norm: Norm,
-        align_corners: bool,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.align_corners = align_corners
-        self.levels = nn.ModuleList()
-        for stride in strides:
-            doublings = int(math.log2(stride / strides[0]))
-            convs: list[nn.Module] = []
-            for step in range(max(1, doublings)):
-                convs.append(_conv(in_channels if step == 0 else channels, channels, norm))
-                if doublings:
-                    convs.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=align_corners))
-            self.levels.append(nn.Sequential(*convs))
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(channels, num_classes, 1)
-        initialize_as_mmseg(self, self.classify)
-
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, in_channels, h_i, w_i) -> (B, num_classes, h_0, w_0)."""
-        finest, *coarser = (convs(x) for convs, x in zip(self.levels, levels, strict=True))
-        for x in coarser:  # doubled sizes may be a cell too large
-            finest = finest + F.interpolate(x, finest.shape[-2:], mode="bilinear", align_corners=self.align_corners)
-        return self.classify(self.dropout(finest))
-
-
-def _conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNormReLU:
-    """3x3 convolution, normalization, ReLU."""
-    block = ConvNormReLU(in_channels, out_channels)
-    if norm == "group":
-        if out_channels % NUM_GROUPS:
-            raise ValueError(f"Group normalization needs a multiple of {NUM_GROUPS} channels; got {out_channels}.")
-        block.norm = nn.GroupNorm(NUM_GROUPS, out_channels)  # type: ignore[assignment]
-    return block
