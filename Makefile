@@ -19,11 +19,14 @@ endif
 ifdef PYTHON
 RUN := $(PYTHON)
 READY :=
+ENGINE :=
 else
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.stamp
+ENGINE := $(VENV)/.sweeps
 endif
 TRIMASK := $(RUN) -m trimask
+need-sweep = $(if $(SWEEP),,$(error SWEEP= is missing: a file of configs/sweeps without .yaml, e.g. make $@ SWEEP=smoke))
 need-exp = $(if $(EXP),,$(error EXP= is missing, e.g. make $@ EXP=quickstart; `make list` shows all experiments))
 
 .PHONY: help
@@ -85,6 +88,20 @@ predict: $(READY) ## masks and overlays: EXP=name PICTURES="files or folders" OU
 .PHONY: reproduce
 reproduce: $(READY) ## measure by the published protocol, into the ledger: EXP=name [WEIGHTS=file | TRAIN=1]; alone, the table
 	@$(TRIMASK) reproduce $(if $(EXP),--exp $(EXP)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(TRAIN),--train) $(ARGS)
+
+# W&B's search engine, for sweeps without a server. It states numpy < 2 and runs on 2, so that pip must not follow it.
+$(VENV)/.sweeps: requirements-sweeps.txt $(VENV)/.stamp
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-sweeps.txt
+	@touch $@
+
+.PHONY: sweep
+sweep: $(READY) $(ENGINE) ## search settings: SWEEP=name (configs/sweeps) [COUNT=trials] [JOBS=at a time] [NEW=1]; again goes on
+	$(need-sweep)@$(TRIMASK) sweep $(SWEEP) $(if $(COUNT),--count $(COUNT)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(NEW),--new) $(ARGS)
+
+.PHONY: sweep-check
+sweep-check: $(READY) ## whether keys, values and metric of sweeps exist, before any training: [SWEEP=name]
+	@$(TRIMASK) sweep $(SWEEP) --check $(ARGS)
 
 .PHONY: check-data
 check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets

@@ -28,6 +28,7 @@ _OWN_FILE = (
     "browse",
     "download",
     "reproduce",
+    "sweep",
 )  # trimask/<command>.py has a function of the same name
 
 USAGE = """usage: python -m trimask COMMAND ...
@@ -43,6 +44,7 @@ USAGE = """usage: python -m trimask COMMAND ...
   browse    --exp NAME | --data FRAGMENT, FILE or FOLDER                        a page of samples, as they are and as trained on
   download  SET                                                                 fetch a data set, or say how to get it
   reproduce [--exp NAME [--weights FILE | --ckpt_path RUN | --train]]           measure by the published protocol, into the ledger
+  sweep     NAME [--count N] [--jobs K] [--check] [--new]                       search the settings of an experiment
   list                                                                          all experiments
 
 `COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""

@@ -91,7 +91,7 @@ def _weights(experiment: Experiment, options: argparse.Namespace, overrides: lis
     if options.weights:
         if not options.weights.is_file():
             raise UsageError(f"--weights {options.weights} does not exist.")
-        return _Weights((f"--weights={options.weights.resolve()}", *overrides), options.weights)
+        return _Weights((f"--weights={options.weights}", *overrides), options.weights)
     if options.ckpt_path:
         return _of_run(_checkpoint(options.ckpt_path), overrides)
     if not options.train:

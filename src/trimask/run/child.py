@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from trimask.run.folder import TOLD_TO, RunFolder
 
@@ -28,6 +29,8 @@ class Child:
         environment: variables that differ from this process's.
     """
 
+    program: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "trimask")
+
     def __init__(
         self,
         arguments: Sequence[str],
@@ -36,7 +39,7 @@ class Child:
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.command = [sys.executable, "-m", "trimask", *arguments]
+        self.command = [*self.program, *arguments]
         self.told_to = told_to
         self.told_to.unlink(missing_ok=True)
         own = {key: value for key, value in os.environ.items() if key not in _OF_THIS_PROCESS}
