@@ -167,6 +167,7 @@ def test_a_checkpoint_scores_the_same_to_the_pixel(runs):
     trimask("validate", "--ckpt_path", checkpoint, *TWO)
     first, second = sorted((runs["one"][0] / "validate").iterdir())
     assert rows(first) == rows(second)
+    assert (first / "pictures.csv").read_text() == (second / "pictures.csv").read_text()
     tables = [(folder / "log.txt").read_text() for folder in (first, second)]
     assert [line for line in tables[0].splitlines() if "│" in line] == [
         line for line in tables[1].splitlines() if "│" in line
