@@ -9,17 +9,29 @@ from torch import nn
 
 from trimask.data import Shapes
 from trimask.data.datamodule import collate
-from trimask.losses import CrossEntropy, DenseCriterion, Dice, QueryCriterion
+from trimask.losses import (
+    CrossEntropy,
+    DenseCriterion,
+    Dice,
+    GridCriterion,
+    PanopticRegionCriterion,
+    QueryCriterion,
+    RegionCriterion,
+)
 from trimask.metrics import AveragePrecision, PanopticQuality, SemanticConfusion
 from trimask.networks import all_networks, untrained
-from trimask.outputs import DenseOutput, QueryOutput
+from trimask.outputs import DenseOutput, GridOutput, PanopticRegionOutput, QueryOutput, RegionOutput
 
 MOST_STEPS = 200
 ENOUGH = 0.9
 CRITERIA = {
     DenseOutput: lambda classes, question: DenseCriterion([CrossEntropy(), Dice()]),
     QueryOutput: lambda classes, question: told(QueryCriterion(points=1024), classes, question),
+    GridOutput: lambda classes, question: told(GridCriterion(), classes, question),
+    RegionOutput: lambda classes, question: told(RegionCriterion(), classes, question),
+    PanopticRegionOutput: lambda classes, question: told(PanopticRegionCriterion(), classes, question),
 }
+SIDES = {GridOutput: 128}  # of the pictures, by default 64; masks that are taught in whole cells of 4 pixels need more
 METRICS = {"semantic": SemanticConfusion, "instances": AveragePrecision, "panoptic": PanopticQuality}
 HEADLINES = {
     "semantic": lambda scores: scores.miou,
@@ -55,7 +67,8 @@ def score(network, batch, classes, question):
 @pytest.mark.parametrize(("kind", "question"), CASES, ids=lambda case: getattr(case, "__name__", case))
 def test_two_pictures_are_learned_by_heart(kind, question):
     # large things: what lies within one cell of a coarse map, no network of that stride can say
-    dataset = Shapes("train", length=2, size=(64, 64), num_things=(1, 2), radius=(0.25, 0.4))
+    side = SIDES.get(kind.output, 64)
+    dataset = Shapes("train", length=2, size=(side, side), num_things=(1, 2), radius=(0.25, 0.4))
     batch, classes = collate([dataset[0], dataset[1]]), dataset.classes
     torch.manual_seed(0)
     tiny = getattr(kind, "tiny", {"backbone": "test_resnet"})

@@ -7,6 +7,7 @@ from trimask.losses.dice import Dice
 from trimask.losses.focal import Focal
 from trimask.losses.grid import GridCriterion
 from trimask.losses.lovasz import Lovasz
+from trimask.losses.panoptic_region import PanopticRegionCriterion
 from trimask.losses.query import QueryCriterion
 from trimask.losses.region import RegionCriterion
 from trimask.losses.tversky import Tversky
@@ -22,6 +23,7 @@ __all__ = [
     "Look",
     "Lovasz",
     "OhemCrossEntropy",
+    "PanopticRegionCriterion",
     "QueryCriterion",
     "RegionCriterion",
     "Strip",
