@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimask.bench.pairs import PAIRS, PRECISIONS, Pair, fcn
+from trimask.bench.queries import QUERY_PAIRS
 from trimask.bench.side_by_side import Row, compare
 from trimask.parity.row import normalized
 
@@ -45,7 +46,7 @@ def inference(runs: int, make: Callable[[], Pair]) -> list[Row]:
 
 
 CASES: dict[str, Callable[[int], list[Row]]] = {
-    name: partial(inference, make=make) for name, make in {**PAIRS, "fcn_resnet50": fcn}.items()
+    name: partial(inference, make=make) for name, make in {**PAIRS, "fcn_resnet50": fcn, **QUERY_PAIRS}.items()
 }
 
 

@@ -8,6 +8,7 @@ well as in bf16, which together are configs/trainer/cpu.yaml. Neither has stocha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trimask.bench.metrics import as_target, label_map
 from trimask.convert import load_released
+from trimask.losses import CrossEntropy, DenseCriterion
 from trimask.networks import untrained
 from trimask.networks.deeplabv3plus import AS_SMP, DeepLabV3Plus
 from trimask.networks.fcn import FCN
@@ -39,9 +42,11 @@ PRECISIONS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 AUX_WEIGHT = 0.4  # of mmsegmentation's and transformers' auxiliary heads, and of our criterion
 
+Loss = Callable[[Tensor], Tensor]  # of pictures 0..255, by which it has a gradient where they ask for one
+
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(ABC):
     """Two ways to the same logits.
 
     Attributes:
@@ -49,7 +54,6 @@ class Pair:
         source: which of its rename tables.
         reference: theirs.
         logits: (theirs, normalized pictures) -> (B, C, H, W) at the picture's size.
-        loss: (theirs, normalized pictures, (B, H, W) labels) -> () cross-entropy over all pixels but the ignored ones.
         size, batch_size: of the pictures.
     """
 
@@ -59,7 +63,6 @@ class Pair:
     source: str
     reference: Reference
     logits: Callable[[Any, Tensor], Tensor]
-    loss: Callable[[Any, Tensor, Tensor], Tensor]
     size: Size
     batch_size: int
 
@@ -80,6 +83,14 @@ class Pair:
         """(B, 3, H, W) uint8, the same at every call."""
         return noise((self.batch_size, 3, *self.size))
 
+    @abstractmethod
+    def losses(self, ours: nn.Module, theirs: nn.Module) -> tuple[Loss, Loss]:
+        """What each side learns from, the same truth in its own way."""
+
+    def same_draws(self, dtype: torch.dtype) -> AbstractContextManager[Any]:
+        """Within it both losses draw the same random numbers, if they draw any."""
+        return nullcontext()
+
     def build(self) -> tuple[Any, Any]:
         """Ours, with channels last, and theirs with the same weights, in evaluation mode."""
         torch.manual_seed(0)
@@ -99,6 +110,25 @@ class Pair:
         return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class DensePair(Pair):
+    """Both learn from a map of classes.
+
+    Attributes: loss: (theirs, normalized pictures, (B, H, W) labels) -> () cross-entropy over all pixels but the ignored ones.
+    """
+
+    loss: Callable[[Any, Tensor, Tensor], Tensor]
+
+    def losses(self, ours: nn.Module, theirs: nn.Module) -> tuple[Loss, Loss]:
+        maps = [label_map(self.num_classes, self.size, seed=seed) for seed in range(self.batch_size)]
+        labels, targets = torch.stack(maps), [as_target(picture, self.num_classes) for picture in maps]
+        criterion = DenseCriterion([CrossEntropy()], aux_weight=AUX_WEIGHT)
+        return (
+            lambda images: torch.stack(list(criterion(ours(images), targets).values())).sum(),
+            lambda images: self.loss(theirs, normalized(ours, images), labels),
+        )
+
+
 def noise(shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -107,6 +137,8 @@ def noise(shape: tuple[int, ...]) -> Tensor:
 def settle(network: nn.Module, images: Tensor) -> None:
     """Batch statistics of these pictures: without them the activations of random weights grow from layer to layer."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # a plain average: after a reset, one pass sets it
@@ -174,8 +206,10 @@ def _mmseg(config: str) -> dict[str, Any]:
 # --- the pairs ---
 
 
-def unet(backbone: str = "resnet50", *, size: Size = (320, 320), batch_size: int = 4, num_classes: int = 5) -> Pair:
-    return Pair(
+def unet(
+    backbone: str = "resnet50", *, size: Size = (320, 320), batch_size: int = 4, num_classes: int = 5
+) -> DensePair:
+    return DensePair(
         name=f"unet_{backbone}",
         network=UNet,
         arguments={"num_classes": num_classes, "backbone": backbone},
@@ -186,8 +220,8 @@ def unet(backbone: str = "resnet50", *, size: Size = (320, 320), batch_size: int
     )
 
 
-def fcn(*, size: Size = (512, 512), batch_size: int = 1, num_classes: int = 21) -> Pair:
-    return Pair(
+def fcn(*, size: Size = (512, 512), batch_size: int = 1, num_classes: int = 21) -> DensePair:
+    return DensePair(
         name="fcn_resnet50",
         network=FCN,
         arguments={"num_classes": num_classes, "num_convs": 1, "concat_input": False},
@@ -200,9 +234,9 @@ def fcn(*, size: Size = (512, 512), batch_size: int = 1, num_classes: int = 21) 
 
 def deeplabv3plus(
     backbone: str = "resnet50", *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 21
-) -> Pair:
+) -> DensePair:
     """At output stride 16, as smp has it."""
-    return Pair(
+    return DensePair(
         name=f"deeplabv3plus_{backbone}",
         network=DeepLabV3Plus,
         arguments={"num_classes": num_classes, "backbone": backbone, **AS_SMP},
@@ -213,9 +247,9 @@ def deeplabv3plus(
     )
 
 
-def deeplabv3plus_mmseg(*, size: Size = (512, 512), batch_size: int = 2) -> Pair:
+def deeplabv3plus_mmseg(*, size: Size = (512, 512), batch_size: int = 2) -> DensePair:
     """At output stride 8, as mmsegmentation has it, which is installed in .venv-references alone."""
-    return Pair(
+    return DensePair(
         name="deeplabv3plus_resnet50c",
         network=DeepLabV3Plus,
         arguments={"num_classes": 150, "backbone": "resnet50c"},
@@ -232,8 +266,10 @@ MIT: dict[str, dict[str, Any]] = {
 }
 
 
-def segformer(variant: str = "b0", *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 150) -> Pair:
-    return Pair(
+def segformer(
+    variant: str = "b0", *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 150
+) -> DensePair:
+    return DensePair(
         name=f"segformer_{variant}",
         network=SegFormer,
         arguments={"num_classes": num_classes, "backbone": f"mit_{variant}", "drop_path": 0.0, "eps": 1e-5},
@@ -249,7 +285,7 @@ def segformer(variant: str = "b0", *, size: Size = (512, 512), batch_size: int =
 
 def upernet(
     *, size: Size = (512, 512), batch_size: int = 2, num_classes: int = 150, depths: tuple[int, ...] = (2, 2, 6, 2)
-) -> Pair:
+) -> DensePair:
     """On Swin-T."""
 
     def configure(library: Any) -> Any:
@@ -259,7 +295,7 @@ def upernet(
         )
         return library.UperNetConfig(backbone_config=swin, num_labels=num_classes)
 
-    return Pair(
+    return DensePair(
         name="upernet_swin_tiny",
         network=UPerNet,
         arguments={"num_classes": num_classes, "backbone": "swin_tiny_patch4_window7_224"},

@@ -28,13 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from trimask import experiments
 from trimask.bench.memory import NOW, PEAK, forget_peak, megabytes
-from trimask.bench.metrics import as_target, label_map
-from trimask.bench.pairs import AUX_WEIGHT, PAIRS, PRECISIONS, Pair
+from trimask.bench.pairs import PAIRS, PRECISIONS, Pair
+from trimask.bench.queries import QUERY_PAIRS, QueryPair
 from trimask.bench.side_by_side import Row, compare, require_extra
 from trimask.data.human import HumanSegmentation
-from trimask.losses import CrossEntropy, DenseCriterion
 from trimask.optim import ParameterGroups, build_optimizer
-from trimask.parity.row import as_in_training, normalized
+from trimask.parity.row import as_in_training
 from trimask.run.build import build
 from trimask.weights import source_names
 
@@ -75,10 +74,25 @@ def step(runs: int, make: Callable[[], Pair]) -> list[Row]:
     return rows
 
 
+def growth(runs: int, make: Callable[..., QueryPair], numbers: tuple[int, int] = (10, 100)) -> list[Row]:
+    """Our own step in fp32 with many instances a picture, beside the same with few: more than 1 / 1.5 is wanted."""
+    few, many = (partial(make, num_instances=number) for number in numbers)
+    pair = many()
+    if not pair.is_possible():
+        return []
+    turns = (partial(Steps(make()).ours, "fp32") for make in (many, few))
+    peer = f"{numbers[0]} instances"
+    speed = compare(pair.title, peer, *turns, amount=pair.batch_size, unit="pictures/s", runs=runs, group="growth")
+    ours, theirs = (peak_of("fp32", make) for make in (many, few))
+    memory = Row(pair.title, peer, theirs / ours, ours, theirs, "MB, peak of a step", 1, "memory, growth")
+    return [speed, memory]
+
+
 CASES: dict[str, Callable[[int], list[Row]]] = {
     "human/unet_resnet50": human_unet_resnet50,
     "human/unet_resnet50+cpu": partial(human_unet_resnet50, fragments=["trainer/cpu"]),
-    **{name: partial(step, make=make) for name, make in PAIRS.items()},
+    **{name: partial(step, make=make) for name, make in {**PAIRS, **QUERY_PAIRS}.items()},
+    **{f"{name} growth": partial(growth, make=make) for name, make in QUERY_PAIRS.items()},
 }
 
 
@@ -212,10 +226,7 @@ class Steps:
         self.pair = pair
         self.network, self.peer = (network.train() for network in pair.build())
         self.images = pair.images()
-        labels = [label_map(pair.num_classes, pair.size, seed=seed) for seed in range(pair.batch_size)]
-        self.labels = torch.stack(labels)
-        self.targets = [as_target(picture, pair.num_classes) for picture in labels]
-        self.criterion = DenseCriterion([CrossEntropy()], aux_weight=AUX_WEIGHT)
+        self.our_loss, self.their_loss = pair.losses(self.network, self.peer)
         make_optimizer = partial(torch.optim.AdamW, lr=6e-5)
         self.optimizer = build_optimizer(self.network, make_optimizer, ParameterGroups(decay_all=True))
         self.peers_optimizer = make_optimizer(self.peer.parameters())
@@ -227,10 +238,9 @@ class Steps:
             value: relative tolerance of the first two.
             gradient: of the third; in fp32 much is lost where a rounded activation is on the other side of a ReLU.
         """
-        (our_loss, our_length, ours), (loss, length, theirs) = (
-            self._gradients(self.network, self._our_loss),
-            self._gradients(self.peer, self._their_loss),
-        )
+        with self.pair.same_draws(next(self.network.parameters()).dtype):
+            our_loss, our_length, ours = self._gradients(self.network, self.our_loss)
+            loss, length, theirs = self._gradients(self.peer, self.their_loss)
         torch.testing.assert_close((our_loss, our_length), (loss, length), rtol=value, atol=0)
         error = float((ours - theirs).norm() / theirs.norm())
         if not error <= gradient:
@@ -250,17 +260,11 @@ class Steps:
 
     def ours(self, precision: str) -> None:
         with PRECISIONS[precision]():
-            loss = self._our_loss(self.images)
+            loss = self.our_loss(self.images)
         self._learn(loss, self.optimizer)
 
     def theirs(self) -> None:
-        self._learn(self._their_loss(self.images), self.peers_optimizer)
-
-    def _our_loss(self, images: Tensor) -> Tensor:
-        return torch.stack(list(self.criterion(self.network(images), self.targets).values())).sum()
-
-    def _their_loss(self, images: Tensor) -> Tensor:
-        return self.pair.loss(self.peer, normalized(self.network, images), self.labels)
+        self._learn(self.their_loss(self.images), self.peers_optimizer)
 
     def _learn(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
