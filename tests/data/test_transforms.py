@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimask.data import transforms
-from trimask.data.transforms import Augment, Warp, warp_image
+from trimask.data.transforms import Augment, ResizeShortSide, Warp, warp_image
 from trimask.types import Sample
 
 
@@ -477,3 +477,35 @@ def test_what_a_cache_keeps_is_neither_written_to_nor_given_away(transforms):
     found = Augment(transforms)(one, (0,))
     found.image[:] = found.segments[:] = 3
     assert one.image.min() == one.segments.min() == 7
+
+
+# --- the whole picture at a random scale ---
+
+
+def test_resizing_the_short_side_keeps_the_aspect_and_draws_among_the_sides():
+    before = sample(60, 90)
+    sizes = {Augment([ResizeShortSide([30, 40, 120], max_long_side=150)])(before, (i,)).size for i in range(40)}
+    assert sizes == {(30, 45), (40, 60), (100, 150)}
+
+
+def test_resizing_to_the_own_size_changes_nothing_and_a_flip_mirrors():
+    before = sample(60, 90)
+    same = Augment([ResizeShortSide(60)])(before, (0,))
+    np.testing.assert_array_equal(same.image, before.image)
+    np.testing.assert_array_equal(same.segments, before.segments)
+    mirrored = Augment([ResizeShortSide(60, flip=1.0)])(before, (0,))
+    np.testing.assert_array_equal(mirrored.image, before.image[:, ::-1])
+    np.testing.assert_array_equal(mirrored.segments, before.segments[:, :, ::-1])
+
+
+def test_resizing_equals_a_warp_into_a_window_of_that_size():
+    before = sample(60, 90)
+    found = Augment([ResizeShortSide(40)])(before, (0,))
+    expected = Augment([Warp((40, 60), fit="stretch")])(before, (0,))
+    np.testing.assert_array_equal(found.image, expected.image)
+    np.testing.assert_array_equal(found.segments, expected.segments)
+
+
+def test_sides_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        ResizeShortSide([0, 5])

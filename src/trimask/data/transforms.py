@@ -256,6 +256,55 @@ class Warp(A.DualTransform):
         )
 
 
+class ResizeShortSide(A.DualTransform):
+    """The whole picture at a random scale, with its own aspect, and sometimes mirrored; no frame, no padding.
+
+    Pictures of a batch then differ in size, and collating them pads to the largest. For networks that divide whatever they are
+    given into a grid, so that a common frame of padding would change what a cell is.
+
+    Args:
+        short_side: of several one is drawn.
+        max_long_side: a bound on the longer side, which wins.
+        flip: probability of a horizontal flip.
+    """
+
+    def __init__(self, short_side: int | Sequence[int], *, max_long_side: int | None = None, flip: float = 0.0) -> None:
+        super().__init__(p=1.0)
+        self.short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
+        if not self.short_sides or min(*self.short_sides, max_long_side or 1) < 1:
+            raise ValueError(
+                "ResizeShortSide: `short_side` is one or several numbers of pixels, and `max_long_side` one, at least 1; got "
+                f"{short_side} and {max_long_side}."
+            )
+        self.short_side, self.max_long_side, self.flip = short_side, max_long_side, flip
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        size: Size = params["shape"][:2]
+        short_side = int(self.random_generator.choice(self.short_sides))
+        flipped = bool(self.random_generator.random() < self.flip)
+        base = base_size(size, size, "short_side", short_side=short_side, max_long_side=self.max_long_side)
+        linear = _linear_part(size, base, 0.0, (False, flipped))
+        width, height = np.rint(_extent(linear, size)).astype(int).tolist()
+        offset = np.array([[width if flipped else 0.0], [0.0]])
+        return {"matrix": np.hstack([linear, offset]), "window": (height, width)}
+
+    def apply(
+        self, img: NDArray[np.uint8], matrix: NDArray[np.float64], window: Size, **params: Any
+    ) -> NDArray[np.uint8]:
+        return warp_image(img, matrix, window, 0.0)
+
+    def apply_to_mask(
+        self, mask: NDArray[Any], matrix: NDArray[np.float64], window: Size, **params: Any
+    ) -> NDArray[Any]:
+        return _warp_layers(mask[None], matrix, window)[0]
+
+    def apply_to_masks(self, masks: Any, matrix: NDArray[np.float64], window: Size, **params: Any) -> NDArray[Any]:
+        return _warp_layers(np.asarray(masks), matrix, window)
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        return "short_side", "max_long_side", "flip"
+
+
 def _linear_part(
     size: Size, scaled: tuple[float, float], angle: float, flips: tuple[bool, bool]
 ) -> NDArray[np.float64]:
