@@ -354,3 +354,16 @@ def test_misfits_are_named():
         GridCriterion(scale_ranges=SCALE_RANGES[:2])(output(), [ellipses([0])] * 2)
     with pytest.raises(ValueError, match=r"labels 0\.\.7"):
         GridCriterion()(output(), [ellipses([0, 7])] * 2)
+
+
+def test_two_processes_learn_the_same_as_one(monkeypatch):
+    targets, answer = [ellipses([0, 1, 2], seed=1), ellipses([2, 3, 1, 0], seed=2)], output("dynamic")
+    criterion = GridCriterion(scale_ranges=RANGES)
+    counts = []
+    monkeypatch.setattr("trimask.losses.grid._over_processes", lambda n, o: (counts.append(n), torch.tensor(n), 1)[1:])
+    together = criterion(answer, targets)
+    assert counts[0] > 0
+    monkeypatch.setattr("trimask.losses.grid._over_processes", lambda n, o: (torch.tensor(counts[0]), 2))
+    alone = [criterion(answer.picture(index), [target]) for index, target in enumerate(targets)]
+    for key, value in together.items():
+        torch.testing.assert_close((alone[0][key] + alone[1][key]) / 2, value)
