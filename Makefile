@@ -74,8 +74,8 @@ list: $(READY) ## all experiments, with their baselines
 	@$(TRIMASK) list
 
 .PHONY: train
-train: $(READY) ## train an experiment: EXP=name [RESUME=1] [DATA=folder] [ARGS="..."]
-	$(need-exp)@$(TRIMASK) fit --exp $(EXP) $(if $(RESUME),--ckpt_path last) $(ARGS)
+train: $(READY) ## train an experiment: EXP=name [RESUME=1 | SEEDS=1,2,3] [DATA=folder] [ARGS="..."]
+	$(need-exp)@$(TRIMASK) $(if $(SEEDS),seeds --seeds "$(SEEDS)",fit) --exp $(EXP) $(if $(RESUME),--ckpt_path last) $(ARGS)
 
 .PHONY: validate
 validate: $(READY) ## measure the best checkpoint of the newest run: EXP=name
@@ -102,6 +102,10 @@ sweep: $(READY) $(ENGINE) ## search settings: SWEEP=name (configs/sweeps) [COUNT
 .PHONY: sweep-check
 sweep-check: $(READY) ## whether keys, values and metric of sweeps exist, before any training: [SWEEP=name]
 	@$(TRIMASK) sweep $(SWEEP) --check $(ARGS)
+
+.PHONY: compare
+compare: $(READY) ## two runs on the same pictures: A=run B=run (folders, or experiments: their newest runs)
+	$(if $(and $(A),$(B)),,$(error Which runs? A= and B= name folders below runs/, or experiments))@$(TRIMASK) compare $(A) $(B) $(ARGS)
 
 .PHONY: check-data
 check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets

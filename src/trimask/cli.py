@@ -29,6 +29,8 @@ _OWN_FILE = (
     "download",
     "reproduce",
     "sweep",
+    "seeds",
+    "compare",
 )  # trimask/<command>.py has a function of the same name
 
 USAGE = """usage: python -m trimask COMMAND ...
@@ -45,6 +47,8 @@ USAGE = """usage: python -m trimask COMMAND ...
   download  SET                                                                 fetch a data set, or say how to get it
   reproduce [--exp NAME [--weights FILE | --ckpt_path RUN | --train]]           measure by the published protocol, into the ledger
   sweep     NAME [--count N] [--jobs K] [--check] [--new]                       search the settings of an experiment
+  seeds     --exp NAME --seeds 1,2,3 [--KEY=VALUE ...]                          train with several seeds: mean and spread
+  compare   RUN_A RUN_B [--panels N]                                            is B better, on the same pictures?
   list                                                                          all experiments
 
 `COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""

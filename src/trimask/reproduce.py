@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +24,8 @@ from trimask.experiments import Experiment
 from trimask.ledger import Entry, Verdict, data_fingerprint, entry, judge, newest
 from trimask.ledger.circumstances import code, differences, hardware, seed, sha256, versions
 from trimask.metrics import bootstrap_intervals, pictures
-from trimask.run.child import Child
+from trimask.run.build import headline
+from trimask.run.child import run_to_its_end
 from trimask.run.console import console
 from trimask.run.data_source import built
 from trimask.run.folder import RunFolder
@@ -124,17 +123,10 @@ def _of_run(checkpoint: Path, overrides: list[str]) -> _Weights:
 def _trained(name: str, overrides: list[str]) -> _Weights:
     """Overrides are of the training here; what is measured afterwards is set as the run was."""
     started = time.monotonic()
-    status, folder = _run(["fit", f"--exp={name}", *overrides])
+    status, folder = run_to_its_end(["fit", f"--exp={name}", *overrides])
     if folder is None or status or not folder.checkpoint("best").is_file():
         return _Weights(trouble=f"the training ended with exit code {status}; its message is above")
     return replace(_of_run(folder.checkpoint("best"), []), seconds=round(time.monotonic() - started, 1))
-
-
-def _run(arguments: list[str]) -> tuple[int, RunFolder | None]:
-    """A command of trimask: its exit code and the folder of the run."""
-    with tempfile.TemporaryDirectory() as temporary:
-        child = Child(arguments, Path(temporary, "folder"))
-        return child.wait(), child.folder
 
 
 # --- measuring ---
@@ -152,7 +144,7 @@ class _Measurement:
     def __init__(self, experiment: Experiment, given: str, overrides: list[str]) -> None:
         self.experiment, self.given, self.overrides = experiment, given, overrides
         self.baseline = experiment.baseline
-        self.metric = self.baseline.metric or f"val/{_headline(experiment)}"
+        self.metric = self.baseline.metric or f"val/{headline(experiment.config)}"
         split = self.metric.partition("/")[0]
         if split not in STAGES:
             raise UsageError(
@@ -202,7 +194,7 @@ class _Measurement:
 
     def _measured(self, told: Entry, command: list[str]) -> Entry:
         started = time.monotonic()
-        status, folder = _run(command)
+        status, folder = run_to_its_end(command)
         seconds = round(time.monotonic() - started, 1)
         if status or folder is None:
             why = f"`trimask {self.stage}` ended with exit code {status}; its message is above"
@@ -215,12 +207,6 @@ class _Measurement:
         verdict, why = judge(self.baseline, scores[self.metric])
         interval = _interval(folder, self.metric.partition("/")[2])
         return replace(told, value=scores[self.metric], interval=interval, verdict=verdict, why=why)
-
-
-def _headline(experiment: Experiment) -> str:
-    """The number by which the experiment's task is judged."""
-    module, _, name = experiment.config["model"]["class_path"].rpartition(".")
-    return str(getattr(importlib.import_module(module), name).headline)
 
 
 def _training(run: RunFolder, seconds: float | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -24,6 +25,12 @@ def add_arguments(parser: jsonargparse.ArgumentParser) -> None:
 
 def link_classes(parser: jsonargparse.ArgumentParser) -> None:
     parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
+
+
+def headline(config: Mapping[str, Any]) -> str:
+    """The number by which the task of a configuration is judged, e.g. "miou"."""
+    module, _, name = config["model"]["class_path"].rpartition(".")
+    return str(getattr(importlib.import_module(module), name).headline)
 
 
 def build(config: Mapping[str, Any]) -> tuple[SegmentationModule, SegmentationDataModule]:

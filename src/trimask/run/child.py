@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -72,6 +73,13 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def run_to_its_end(arguments: Sequence[str]) -> tuple[int, RunFolder | None]:
+    """A command of trimask on this terminal: its exit code and the folder of the run, if it came so far."""
+    with tempfile.TemporaryDirectory() as temporary:
+        child = Child(arguments, Path(temporary, "folder"))
+        return child.wait(), child.folder
 
 
 def told_folder(file: Path) -> RunFolder | None:

@@ -16,6 +16,8 @@ from trimask.run.build import build
 from trimask.run.launch import in_short, resolve
 from trimask.sweep.plan import SweepPlan, first_values, trial_values
 
+UNSEEN = "whether the metric is logged cannot be seen"  # without the data, which say what the classes are
+
 
 def check(plan: SweepPlan) -> list[str]:
     """What is wrong, one sentence each; nothing, if the sweep can run. Trials are parsed by the command line that runs them: one
