@@ -175,6 +175,55 @@ def test_names_of_the_official_files():
     assert {"backbone.res3.0.shortcut.weight", "backbone.res5.1.conv2.norm.bias"} <= names.keys()
 
 
+@pytest.mark.parametrize(("source", "head"), [("mmdet", "panoptic_head"), ("mmseg", "decode_head")])
+def test_names_of_mmdetection(source, head):
+    """As the constructors of mmdet 3.3 give them, which mmseg takes over."""
+    with torch.device("meta"):
+        own = Mask2Former(3, backbone="resnet18", pretrained=False, encoder_layers=1, decoder_layers=1).state_dict()
+    names = set(source_names(own, Mask2Former.RENAMES[source]).values())
+    both = ("weight", "bias")
+    layer, encoder = f"{head}.transformer_decoder.layers.0.", f"{head}.pixel_decoder.encoder.layers.0."
+    assert {name for name in names if name.startswith(layer)} == {
+        *(
+            f"{layer}{kind}_attn.attn.{part}"
+            for kind in ("cross", "self")
+            for part in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+        ),
+        *(f"{layer}{x}.{part}" for x in ("ffn.layers.0.0", "ffn.layers.1") for part in both),
+        *(f"{layer}norms.{i}.{part}" for i in range(3) for part in both),
+    }
+    assert {name for name in names if name.startswith(encoder)} == {
+        *(
+            f"{encoder}self_attn.{x}.{part}"
+            for x in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+            for part in both
+        ),
+        *(f"{encoder}{x}.{part}" for x in ("ffn.layers.0.0", "ffn.layers.1", "norms.0", "norms.1") for part in both),
+    }
+    assert {name for name in names if name.startswith(head) and not name.startswith((layer, encoder))} == {
+        *(
+            f"{head}.pixel_decoder.input_convs.{i}.{x}.{part}"
+            for i in range(3)
+            for x in ("conv", "gn")
+            for part in both
+        ),
+        *(f"{head}.pixel_decoder.{x}_convs.0.conv.weight" for x in ("lateral", "output")),
+        *(f"{head}.pixel_decoder.{x}_convs.0.gn.{part}" for x in ("lateral", "output") for part in both),
+        f"{head}.pixel_decoder.level_encoding.weight",
+        *(f"{head}.{x}.weight" for x in ("query_feat", "query_embed", "level_embed")),
+        *(f"{head}.{x}.{part}" for x in ("pixel_decoder.mask_feature", "cls_embed", "mask_embed.4") for part in both),
+        *(
+            f"{head}.{x}.{part}"
+            for x in ("mask_embed.0", "mask_embed.2", "transformer_decoder.post_norm")
+            for part in both
+        ),
+    }
+    assert {
+        "backbone.conv1.weight",
+        "backbone.stem.7.running_var",
+    } <= names  # the latter is `bn1` before its conversion
+
+
 def test_coarser_maps_come_first():
     network = Mask2Former(3, backbone="resnet18", pretrained=False)
     assert [project[0].in_channels for project in network.pixel_decoder.project] == [512, 256, 128]

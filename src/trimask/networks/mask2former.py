@@ -8,6 +8,8 @@ Maps of strides 8, 16 and 32 look at each other by deformable attention; a pyram
 queries look at one of the three maps in each of nine layers, the coarsest first, where their mask is; a query whose mask is empty
 there looks everywhere. All ten predictions are learned from, the first of them made by the queries as they are.
 
+Names of mmdet and mmseg are those of mmdet 3.3's constructors; none of its files was at hand.
+
 Published: 100 queries, 200 for instances and panoptic segments with Swin-L; stochastic depth 0.3 in Swin.
 
 **Deviations**
@@ -28,7 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.layers.backbone import Backbone
-from trimask.layers.backbone_names import DETECTRON2, TRANSFORMERS, convert_detectron2, convert_transformers
+from trimask.layers.backbone_names import (
+    DETECTRON2,
+    MMSEG,
+    TRANSFORMERS,
+    convert_detectron2,
+    convert_mmseg,
+    convert_transformers,
+)
 from trimask.layers.deformable_attention import DeformableAttention, places_of_cells
 from trimask.layers.map_norms import MapNorm, map_norms
 from trimask.layers.sine_positions import sine_positions
@@ -321,6 +330,34 @@ _HEAD_TRANSFORMERS = (
     (r"(\.decoder\.(?:encoder\.)?layers\.\d+)\.mlp\.2\.", r"\1.fc2."),
 )
 
+_HEAD_MMSEG = (
+    (r"^norms\.(\d)\.", r"backbone.norm\1."),
+    (r"^pixel_decoder\.project\.(\d)\.0\.", r"pixel_decoder.input_convs.\1.conv."),
+    (r"^pixel_decoder\.project\.(\d)\.1\.", r"pixel_decoder.input_convs.\1.gn."),
+    (r"^pixel_decoder\.level_embed$", "pixel_decoder.level_encoding.weight"),
+    (r"^pixel_decoder\.lateral\.0\.", "pixel_decoder.lateral_convs.0.conv."),
+    (r"^pixel_decoder\.lateral\.1\.", "pixel_decoder.lateral_convs.0.gn."),
+    (r"^pixel_decoder\.smooth\.0\.", "pixel_decoder.output_convs.0.conv."),
+    (r"^pixel_decoder\.smooth\.1\.", "pixel_decoder.output_convs.0.gn."),
+    (r"^pixel_decoder\.layers\.(\d+)\.attention\.", r"pixel_decoder.encoder.layers.\1.self_attn."),
+    (r"^pixel_decoder\.layers\.", "pixel_decoder.encoder.layers."),
+    (r"^decoder\.mask_features\.", "pixel_decoder.mask_feature."),
+    (r"^decoder\.queries\.", "query_feat."),
+    (r"^decoder\.positions\.", "query_embed."),
+    (r"^decoder\.level_embed\.", "level_embed."),
+    (r"^decoder\.norm\.", "transformer_decoder.post_norm."),
+    (r"^decoder\.classify\.", "cls_embed."),
+    (r"^decoder\.mask_head\.", "mask_embed."),
+    (r"^decoder\.layers\.(\d+)\.cross_attention\.", r"transformer_decoder.layers.\1.cross_attn.attn."),
+    (r"^decoder\.layers\.(\d+)\.attention\.", r"transformer_decoder.layers.\1.self_attn.attn."),
+    (r"^decoder\.layers\.", "transformer_decoder.layers."),
+    (r"\.attn\.in_proj\.", ".attn.in_proj_"),
+    (r"(coder\.layers\.\d+)\.mlp\.0\.", r"\1.ffn.layers.0.0."),
+    (r"(coder\.layers\.\d+)\.mlp\.2\.", r"\1.ffn.layers.1."),
+    *((rf"(coder\.layers\.\d+)\.norm{number}\.", rf"\1.norms.{number - 1}.") for number in (1, 2, 3)),
+    (r"^(?!backbone\.)(?=.)", "decode_head."),
+)
+
 
 class Mask2Former(nn.Module):
     """A mask and a class for each query; see above.
@@ -354,6 +391,8 @@ class Mask2Former(nn.Module):
     }
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "detectron2": (*DETECTRON2, *_HEAD_DETECTRON2),
+        "mmdet": (*MMSEG, *_HEAD_MMSEG, (r"^decode_head\.", "panoptic_head.")),
+        "mmseg": (*MMSEG, *_HEAD_MMSEG),
         "transformers": (*TRANSFORMERS, *_HEAD_TRANSFORMERS),
         "transformers_timm": (
             (r"^backbone\.(mean|std)$", ""),
@@ -363,6 +402,8 @@ class Mask2Former(nn.Module):
     }
     CONVERSIONS: ClassVar[dict[str, Any]] = {
         "detectron2": _convert_detectron2,
+        "mmdet": convert_mmseg,
+        "mmseg": convert_mmseg,
         "transformers": _convert_transformers,
         "transformers_timm": _convert_transformers,
     }
