@@ -7,7 +7,7 @@ log.txt          what was printed
 checkpoints/     best.ckpt, last.ckpt (everything needed to go on)
 best.safetensors the network's weights alone
 panels/          picture, truth, prediction and errors of a few
-pictures.csv     every picture, the worst first, with the scores of its classes and its tags
+pictures.csv     every picture of the last evaluation, the worst first, with the scores of its classes and its tags
 report.html      the same as a page, with panels and the confusion matrix
 wandb/           the W&B run, and wandb_id, under which it is continued
 

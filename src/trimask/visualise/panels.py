@@ -20,7 +20,8 @@ class Panels(Callback):
     """Shows the same pictures at every evaluation, chosen by a fixed seed among those that the first process sees.
 
     Each has one file, panels/<name>.png, which shows the newest state. Where a W&B logger is, the first MAX_PICTURES are also
-    logged as pictures/<stage>/<name>, with the masks of truth and prediction. Only what is shown is kept in memory.
+    logged as pictures/<stage>/<name>, with the masks of truth and prediction; of more classes than a mask can hold, the panel
+    is logged instead. Only what is shown is kept in memory.
 
     Args:
         folder: of the run.
