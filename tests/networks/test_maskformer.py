@@ -266,3 +266,13 @@ def test_names_of_transformers_files():
         encoder + "encoder.stages.3.layers.2.layer.2.normalization.running_var",
         encoder + "encoder.stages.0.layers.0.shortcut.convolution.weight",
     } <= resnet
+
+
+def test_files_whose_decoder_sees_the_map_before_the_encoder_are_refused():
+    network = build()
+    names = source_names(network.state_dict(), MaskFormer.RENAMES["detectron2"])
+    weights = {theirs: network.state_dict()[ours] for ours, theirs in names.items()}
+    weights |= {"sem_seg_head.predictor.input_proj.weight": torch.zeros(64, 96, 1, 1)}
+    weights |= {"sem_seg_head.predictor.input_proj.bias": torch.zeros(64)}
+    with pytest.raises(ValueError, match=r"left over sem_seg_head\.predictor\.input_proj"):
+        load_released(network, weights, "detectron2")

@@ -6,7 +6,8 @@ arXiv:2107.06278; official code facebookresearch/MaskFormer (CC BY-NC 4.0), read
 
 The coarsest map of the backbone goes two ways: down a feature pyramid to the finest level, and as memory into the decoder of DETR
 (Carion et al., ECCV 2020, arXiv:2005.12872). With `encoder_layers`, a transformer encoder stands in front of both, the official
-`TransformerEncoderPixelDecoder`.
+`TransformerEncoderPixelDecoder` since facebookresearch/MaskFormer#1; before, its decoder saw the map without it, and such files
+are refused here for their `input_proj`.
 
 Published: 100 queries and 6 layers of the decoder; 6 of the encoder for panoptic segments on ResNets, otherwise none. Criterion
 and panoptic answers have other settings than those of Mask2Former: see `losses.query`, and `inside_only` of `decode.queries`.
