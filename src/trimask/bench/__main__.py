@@ -1,4 +1,4 @@
-"""python -m trimask.bench train|infer|data|metrics [--case NAME] [--runs N]: a table, runs/bench/<what>.json, and the
+"""python -m trimask.bench train|infer|data|metrics|regions [--case NAME] [--runs N]: a table, runs/bench/<what>.json, and the
 medians over the groups of cases in that file, those of earlier calls among them."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.table import Table
 from trimask.bench.side_by_side import measure
 from trimask.run.console import console
 
-WHAT = ("train", "infer", "data", "metrics")
+WHAT = ("train", "infer", "data", "metrics", "regions")
 
 
 def main() -> int:
