@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from trimask.metrics import (
+    AveragePrecision,
     PanopticQuality,
     SemanticConfusion,
     bootstrap_interval,
@@ -15,7 +16,7 @@ from trimask.metrics import (
 from trimask.metrics.confusion import SemanticPictures
 from trimask.metrics.pictures import load, save
 from trimask.tasks import PanopticModule, SemanticModule
-from trimask.types import ClassSpec, Panoptic, Target
+from trimask.types import ClassSpec, Instances, Panoptic, Target, mask_boxes
 
 CLASSES = ClassSpec(["sky", "road", "car", "void"], things=[2])
 
@@ -68,6 +69,60 @@ def test_a_picture_that_is_drawn_twice_counts_twice():
     found = kept.redrawn(times)
     assert found["miou"][0] == mean_iou(rows[None], kept.exclude)[0]
     assert found["iou_road"][0] == rows[0, 1] / (rows[1, 1] + rows[2, 1] - rows[0, 1])
+
+
+# --- average precision ---
+
+
+def instances(order=range(8)):
+    """Objects of two classes and a crowd, some found, some missed, some made up; the same picture whenever it comes."""
+    metric = AveragePrecision(ClassSpec(["car", "sky", "person"], things=[0, 2]))
+    for number, index in enumerate(order):
+        generator = np.random.default_rng(index)
+        ids = np.zeros((1, 24, 24), np.uint8)
+        for row in range(5):
+            top, left = generator.integers(0, 16, 2)
+            ids[0, top : top + 8, left : left + 8] = row + 1
+        labels = generator.choice([0, 2], 5)
+        target = Target(torch.from_numpy(ids), torch.from_numpy(labels), torch.tensor([False] * 4 + [True]), 0)
+        masks = [np.roll(ids[0] == row + 1, tuple(generator.integers(-1, 2, 2)), (0, 1)) for row in range(4)]
+        masks.append(generator.random((24, 24)) < 0.1)
+        found = np.append(labels[:4], 0)
+        found[1] = 2
+        masks = torch.from_numpy(np.stack(masks))
+        scores = torch.from_numpy(generator.random(5))
+        metric.update(Instances(masks, torch.from_numpy(found), scores, mask_boxes(masks)), target, name=f"{number:03}")
+    return metric.compute()
+
+
+def mask_scores(scores):
+    names = {"map_car": scores.masks.by_class[0], "map_person": scores.masks.by_class[2]}
+    return names | {"map": scores.masks.ap, "map50": scores.masks.ap50, "map75": scores.masks.ap75}
+
+
+def test_average_precision_is_cocos(tmp_path):
+    measured = instances()
+    save(measured.kept, tmp_path / "pictures.npz")
+    assert 0.05 < measured.masks.ap < 0.95, "otherwise this says little"
+    for kept in (measured.kept, load(tmp_path / "pictures.npz")):
+        assert kept.scores() == pytest.approx(mask_scores(measured), abs=1e-9)
+    np.testing.assert_allclose(measured.kept.alone("map_car"), measured.by_picture()[:, 0])
+
+
+def test_average_precision_of_redrawn_pictures_is_cocos_of_these():
+    times = np.array([[2, 0, 1, 3, 0, 0, 1, 1]])
+    drawn = instances(np.repeat(np.arange(8), times[0]))
+    found = instances().kept.redrawn(times)
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(mask_scores(drawn), abs=1e-9)
+    low, high = bootstrap_intervals(instances().kept, num_resamples=200)["map"]
+    assert low < instances().masks.ap < high
+
+
+def test_a_class_that_is_not_drawn_has_no_value():
+    kept = instances().kept
+    nothing = np.zeros((1, 8), np.int64)
+    assert np.isnan(kept.redrawn(nothing)["map"][0])
+    assert instances([]).kept.names == ()
 
 
 def test_a_picture_alone():

@@ -22,6 +22,8 @@ from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
 
 from trimask.metrics.boundary import in_words, require_width
+from trimask.metrics.confusion import class_mean
+from trimask.metrics.pictures import Arrays, Pictures
 from trimask.metrics.records import PictureRecords
 from trimask.metrics.run_lengths import encode_masks, encode_segments
 from trimask.types import ClassSpec, Instances, Target
@@ -71,6 +73,74 @@ def _mean(values: Ratios) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
+class InstancePictures(Pictures):
+    """The mask AP of redrawn data sets, from the matches of each picture, which do not depend on the others.
+
+    A picture that is drawn twice counts as two pictures with the same instances. Box AP, the sizes and recalls are left out.
+
+    Args:
+        truths: (P, C) objects that are no crowds.
+        place: (D, 2) picture and label of each detection, the best 100 of a class in a picture.
+        scores: (D,) of each.
+        right, ignored: (D, T) which are right, and which do not count, at each IoU threshold.
+        classes: their names.
+        things: labels of the countable ones.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        truths: NDArray[np.int64],
+        place: NDArray[np.int64],
+        scores: Ratios,
+        right: NDArray[np.bool_],
+        ignored: NDArray[np.bool_],
+        classes: Sequence[str],
+        things: Sequence[int],
+    ) -> None:
+        super().__init__(names)
+        self.truths, self.place, self.scores_of, self.right, self.ignored = truths, place, scores, right, ignored
+        self.classes, self.things = tuple(classes), tuple(things)
+
+    def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
+        precision = np.stack([self._precision(label, times) for label in self.things], axis=1)  # (R, things, T)
+        by_class = precision.mean(axis=2)
+        means = {"map": by_class, "map50": precision[..., AT_50], "map75": precision[..., AT_75]}
+        return {f"map_{self.classes[label]}": by_class[:, row] for row, label in enumerate(self.things)} | {
+            name: class_mean(values) for name, values in means.items()
+        }
+
+    def _precision(self, label: int, times: NDArray[np.integer]) -> Ratios:
+        """(R, T) mean over recalls; nan where no object of the class was drawn."""
+        rows = np.flatnonzero(self.place[:, 1] == label)
+        rows = rows[np.argsort(-self.scores_of[rows], kind="stable")]
+        right = self.right[rows].T.astype(np.float64)
+        wrong = (~self.right[rows] & ~self.ignored[rows]).T.astype(np.float64)
+        wanted = times @ self.truths[:, label]
+        found = np.full((len(times), NUM_THRESHOLDS), np.nan)
+        for number in np.flatnonzero(wanted):
+            weights = times[number, self.place[rows, 0]]
+            found[number] = _mean_precision(right * weights, wrong * weights, int(wanted[number]))
+        return found
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "truths": self.truths,
+            "place": self.place,
+            "scores": self.scores_of,
+            "right": self.right,
+            "ignored": self.ignored,
+            "classes": np.array(self.classes, dtype=str),
+            "things": np.array(self.things, np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Arrays) -> InstancePictures:
+        plain = {key: arrays[key] for key in ("truths", "place", "scores", "right", "ignored")}
+        return cls(names, **plain, classes=arrays["classes"].tolist(), things=arrays["things"].tolist())
+
+
 class InstanceScores:
     """What COCO's evaluation says.
 
@@ -88,13 +158,18 @@ class InstanceScores:
     ) -> None:
         self.masks, self.boxes, self.names, self.boundary = masks, boxes, classes.names, boundary
         self.pictures, self.num_pictures = tuple(records), len(records)
-        self._records = list(records.values())
+        self._records, self._things = list(records.values()), sorted(classes.things)
         self.absent = tuple(label for label in sorted(classes.things) if np.isnan(masks.by_class[label]))
 
     @property
     def definition(self) -> str:
         absent = ", ".join(self.names[label] for label in self.absent)
         return DEFINITION + in_words(self.boundary, "masks") + (f" Not in the truth: {absent}." if absent else "")
+
+    @property
+    def kept(self) -> InstancePictures | None:
+        """What a run keeps of each picture; nothing of boundaries, whose matches are others."""
+        return None if self.boundary is not None else _matched(self.pictures, self._records, self.names, self._things)
 
     def by_picture(self) -> Ratios:
         """(P, C) the average precision, by the IoU of masks, of each picture as if it were the whole data set; a
@@ -251,22 +326,64 @@ def picture_precision(pictures: Sequence[Record], num_classes: int) -> Ratios:
 
 def _precision_of_one(truth: _Table, found: _Table, picture: Record) -> float:
     """One class in one picture with at least one object of it that is no crowd."""
-    order = np.argsort(-found.values[:, 0], kind="stable")[: MAX_DETECTIONS[-1]]
-    if not len(order):
-        return 0.0
-    crowd = truth.values[:, 0] > 0
-    found = _Table(found.place[order], found.values[order])
-    overlaps = coco_mask.iou(_codes(found, [picture]), _codes(truth, [picture]), crowd.astype(int).tolist())
-    right, ignored = _matches(np.asarray(overlaps, np.float64), crowd)
-    hits, misses = np.cumsum(right, axis=1), np.cumsum(~right & ~ignored, axis=1)
+    _, right, ignored = _matches_in(truth, found, picture)
+    num_objects = int((truth.values[:, 0] == 0).sum())
+    return float(_mean_precision(right, ~right & ~ignored, num_objects).mean())
+
+
+def _mean_precision(right: NDArray[Any], wrong: NDArray[Any], num_objects: int) -> Ratios:
+    """(T, D) how often each detection, best first, is right and wrong -> (T,) mean precision over 101 recalls."""
+    hits, misses = np.cumsum(right, axis=1), np.cumsum(wrong, axis=1)
     precision = hits / np.maximum(hits + misses, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = hits / (~crowd).sum()
+    recall = hits / num_objects
     sampled = [
         np.append(of_one, 0)[np.searchsorted(at, np.linspace(0, 1, 101))]
         for of_one, at in zip(precision, recall, strict=True)
     ]
-    return float(np.mean(sampled))
+    return np.mean(sampled, axis=1)
+
+
+def _matches_in(truth: _Table, found: _Table, picture: Record) -> tuple[Ratios, NDArray[np.bool_], NDArray[np.bool_]]:
+    """One class in one picture: (D,) scores of its best detections, and (T, D) which are right and which do not count."""
+    order = np.argsort(-found.values[:, 0], kind="stable")[: MAX_DETECTIONS[-1]]
+    found = _Table(found.place[order], found.values[order])
+    crowd = truth.values[:, 0] > 0
+    if not len(order) or not len(crowd):
+        nothing = np.zeros((NUM_THRESHOLDS, len(order)), bool)
+        return found.values[:, 0], nothing, nothing
+    overlaps = coco_mask.iou(_codes(found, [picture]), _codes(truth, [picture]), crowd.astype(int).tolist())
+    return found.values[:, 0], *_matches(np.asarray(overlaps, np.float64), crowd)
+
+
+def _matched(
+    names: Sequence[str], pictures: Sequence[Record], classes: Sequence[str], things: Sequence[int]
+) -> InstancePictures:
+    """The matches of all pictures."""
+    truths = np.zeros((len(pictures), len(classes)), np.int64)
+    places, scores = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    right, ignored = [np.zeros((0, NUM_THRESHOLDS), bool)], [np.zeros((0, NUM_THRESHOLDS), bool)]
+    for row, picture in enumerate(pictures):
+        truth, found = _tables([picture])
+        np.add.at(truths[row], truth.place[truth.values[:, 0] == 0, 1], 1)
+        for label in np.unique(found.place[:, 1]):
+            of_class, hit, excused = _matches_in(truth.of(label), found.of(label), picture)
+            places.append(np.tile([row, label], (len(of_class), 1)))
+            scores.append(of_class)
+            right.append(hit.T)
+            ignored.append(excused.T)
+    parts = (np.concatenate(part) for part in (places, scores, right, ignored))
+    place, scores_of, hits, excuses = parts
+    return InstancePictures(
+        names,
+        truths=truths,
+        place=place,
+        scores=scores_of,
+        right=hits,
+        ignored=excuses,
+        classes=classes,
+        things=things,
+    )
 
 
 def _matches(overlaps: Ratios, crowd: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

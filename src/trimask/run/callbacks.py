@@ -17,7 +17,6 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from trimask.metrics import pictures
-from trimask.metrics.pictures import Pictures
 from trimask.run.folder import RunFolder
 from trimask.tasks.weights import network_state, read_checkpoint
 from trimask.types import Batch
@@ -134,7 +133,7 @@ class KeepBestPictures(Checkpoint):
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._newest: Pictures | None = None
+        self._newest: Any = None  # the scores of the last validation
         self._best: int | None = None  # when best.ckpt was written
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -142,7 +141,7 @@ class KeepBestPictures(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self._newest = getattr(pl_module.last_scores, "kept", None)
+            self._newest = pl_module.last_scores
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -150,7 +149,8 @@ class KeepBestPictures(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and self._newest is not None and self._time() != self._best:
-            pictures.save(self._newest, self.folder.pictures)
+            if (kept := getattr(self._newest, "kept", None)) is not None:
+                pictures.save(kept, self.folder.pictures)
             self._newest, self._best = None, self._time()
 
     def _time(self) -> int | None:

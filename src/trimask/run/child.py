@@ -7,12 +7,14 @@ which must be the run's; and because a run that dies must not take the others al
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trimask.run.folder import TOLD_TO, RunFolder
 
@@ -77,9 +79,23 @@ class Child:
 
 def run_to_its_end(arguments: Sequence[str]) -> tuple[int, RunFolder | None]:
     """A command of trimask on this terminal: its exit code and the folder of the run, if it came so far."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, politely_ended():
         child = Child(arguments, Path(temporary, "folder"))
         return child.wait(), child.folder
+
+
+@contextmanager
+def politely_ended() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, so that it ends its children first."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def told_folder(file: Path) -> RunFolder | None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
-from trimask.run.child import Child
+from trimask.run.child import Child, politely_ended
 from trimask.run.console import console
 from trimask.run.launch import in_short
 from trimask.sweep import engine, trial
@@ -51,7 +50,7 @@ class LocalSweep:
         waiting = [one for one in self.trials if one.state is State.RUNNING]
         for one in waiting:
             one.end_orphan()
-        with _politely_ended():
+        with politely_ended():
             try:
                 while self._children or waiting or self._has_more():
                     self._fill(waiting)
@@ -144,17 +143,3 @@ def _why(one: Trial, status: int) -> str:
     printed = [line.strip() for line in lines if line.strip()]
     errors = [line for line in printed if line.startswith("error:")]
     return (errors or printed or [f"exit code {status}"])[-1][:300]
-
-
-@contextmanager
-def _politely_ended() -> Iterator[None]:
-    """SIGTERM ends the sweep as Ctrl-C does: its trials are ended before it."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
