@@ -178,23 +178,25 @@ class RegionHeads(nn.Module):
     def _pooled(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], cells: int) -> Tensor:
         """(P, D, cells, cells) features in the boxes, each from the level that suits its size."""
         flat = torch.cat(list(boxes))
-        counts = torch.tensor([len(rows) for rows in boxes], device=flat.device)
-        picture = torch.arange(len(boxes), device=flat.device).repeat_interleave(counts, output_size=len(flat))
+        num_boxes = torch.tensor([len(rows) for rows in boxes], device=flat.device)
+        picture = torch.arange(len(boxes), device=flat.device).repeat_interleave(num_boxes, output_size=len(flat))
         regions = torch.cat([picture[:, None].to(flat.dtype), flat], dim=1)
         level_of = self._levels_of(flat)
-        pooled = levels[0].new_zeros(len(flat), levels[0].shape[1], cells, cells)
-        for level, (features, stride) in enumerate(zip(levels, self.strides, strict=True)):
-            here = torch.where(level_of == level)[0]
-            found = roi_align(
-                features,
-                regions[here].to(features.dtype),
+        order = level_of.argsort(stable=True)
+        counts = torch.bincount(level_of, minlength=len(self.strides)).tolist()
+        exact = torch.promote_types(levels[0].dtype, torch.float32)  # bf16 would move boxes by pixels
+        pooled = [
+            roi_align(
+                features.to(exact),
+                rows.to(exact),
                 cells,
                 1 / stride,
                 sampling_ratio=0 if self.aligned else 2,
                 aligned=self.aligned,
             )
-            pooled = pooled.index_copy(0, here, found.to(pooled.dtype))
-        return pooled
+            for features, rows, stride in zip(levels, regions[order].split(counts), self.strides, strict=True)
+        ]
+        return torch.cat(pooled).index_select(0, order.argsort()).to(levels[0].dtype)
 
     def _levels_of(self, boxes: Tensor) -> Tensor:
         """(P,) index of a level: a box twice as large is pooled one level higher."""

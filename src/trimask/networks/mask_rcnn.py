@@ -45,21 +45,36 @@ Norm = Literal["batch"]
 
 # --- other libraries' weights ---
 
+_OF_CLASSES = "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"  # torchvision's, besides the scores
+
 # The 80 classes of COCO among the ids 1 to 90 of its files.
 _COCO_IDS = [number for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
 
 
 def _convert_torchvision(weights: Mapping[str, Tensor], kept: list[int] | None = None) -> dict[str, Tensor]:
-    """Background last, and of boxes and masks none. Older files have shorter names. Args: kept: rows of the classes."""
+    """Background last, and of boxes and masks none. Older files have shorter names.
+
+    Args: kept: rows of the classes; by default all but the first.
+
+    Raises:
+        ValueError: there is no box for the background, so that the weights are another library's.
+    """
     converted = {_new_name(name): value for name, value in weights.items()}
-    score = "roi_heads.box_predictor.cls_score."
-    rows = kept or list(range(1, len(converted[f"{score}bias"])))
+    score, box, mask = (f"roi_heads.{name}." for name in ("box_predictor.cls_score", *_OF_CLASSES))
+    num_rows = _num_rows(weights)
+    if len(converted.get(f"{box}bias", ())) != 4 * num_rows or f"{mask}bias" not in converted:
+        raise ValueError("torchvision's weights have boxes and masks for the background; these do not.")
+    rows = kept or list(range(1, num_rows))
     for kind in ("weight", "bias"):
         converted[score + kind] = converted[score + kind][[*rows, 0]]
-        for name in ("roi_heads.box_predictor.bbox_pred.", "roi_heads.mask_predictor.mask_fcn_logits."):
-            of_classes = converted[name + kind].unflatten(0, (-1, 4 if "bbox" in name else 1))
-            converted[name + kind] = of_classes[rows].flatten(0, 1)
+        for name, size in ((box, 4), (mask, 1)):
+            converted[name + kind] = converted[name + kind].unflatten(0, (-1, size))[rows].flatten(0, 1)
     return converted
+
+
+def _num_rows(weights: Mapping[str, Tensor]) -> int:
+    """Classes with the background; 0 if they are called otherwise."""
+    return len(weights.get("roi_heads.box_predictor.cls_score.bias", ()))
 
 
 def _new_name(name: str) -> str:
@@ -82,7 +97,7 @@ def _convert_torchvision_coco(weights: Mapping[str, Tensor]) -> dict[str, Tensor
     Raises:
         ValueError: the weights are of another number of classes.
     """
-    if (rows := len(weights["roi_heads.box_predictor.cls_score.bias"])) != 91:
+    if (rows := _num_rows(weights)) != 91:
         raise ValueError(f"torchvision's weights for COCO have 91 classes; these have {rows}.")
     return _convert_torchvision(weights, _COCO_IDS)
 
@@ -108,7 +123,8 @@ def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kept = {name: value for name, value in weights.items() if not name.startswith("pixel_")}
     kept = {name: value for name, value in kept.items() if ".anchor_generator." not in name}
     stem = "backbone.bottom_up.stem.conv1.weight"
-    kept[stem] = kept[stem].flip(1) * torch.tensor(IMAGENET_STD)[:, None, None]
+    if stem in kept:
+        kept[stem] = kept[stem].flip(1) * torch.tensor(IMAGENET_STD)[:, None, None]
     return kept
 
 

@@ -32,6 +32,8 @@ def _convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Things are the first classes, stuff follows; there "a thing" is the first of the pixels' classes, and stuff follows."""
     kept = convert_detectron2(weights)
     score, pixels = "roi_heads.box_predictor.cls_score.", "sem_seg_head.predictor."
+    if f"{score}bias" not in kept or f"{pixels}bias" not in kept:
+        return kept
     num_things, num_stuff = len(kept[f"{score}bias"]) - 1, len(kept[f"{pixels}bias"]) - 1
     for kind, never in (("weight", 0.0), ("bias", _NEVER)):
         things, background = kept[score + kind].split([num_things, 1])
