@@ -2,7 +2,7 @@
 
 Behind torchvision's resizing, which is no part of the network here. Its answers are brought into our order of classes
 (background last), and its masks are read before they become probabilities. Random scores lie so close to each other that
-rounding would decide which of two boxes is the better one; larger last layers set them apart.
+rounding would decide which of two boxes is the better one, so the last layers are scaled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from trimask.networks.mask_rcnn import MaskRCNN, filled
 from trimask.outputs import FEW
-from trimask.parity.row import Reference, Row
+from trimask.parity.row import Reference, Row, randomize
 
 NUM_CLASSES = 5
 TOP = 100
@@ -26,13 +26,28 @@ BACKGROUND = 4 * (1024 + 1) + 256 + 1  # parameters of boxes and masks of the ba
 
 def _reference(name: str, make: Callable[[Any], nn.Module]) -> Reference:
     def build() -> nn.Module:
-        network: Any = make(importlib.import_module("torchvision.models.detection"))
-        with torch.no_grad():
-            network.rpn.head.cls_logits.weight.mul_(10)
-            network.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        network = randomize(make(importlib.import_module("torchvision.models.detection"))).eval()
+        _set_apart(network)
         return network
 
     return Reference("torchvision", name, build, _answers, trained=_trained)
+
+
+@torch.inference_mode()
+def _set_apart(network: Any) -> None:
+    """Scales the last layers so that no logit is so large or so close to others that rounding would matter."""
+    listed, features = _features(network, torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+    logits, _ = network.rpn.head(list(features.values()))
+    _scale(network.rpn.head.cls_logits, torch.cat([x.flatten() for x in logits]))
+    heads, boxes = network.roi_heads, [torch.tensor([[0.0, 0, 60, 40], [30, 20, 90, 60], [10, 10, 20, 30]])]
+    pooled = heads.box_head(heads.box_roi_pool(features, boxes, listed.image_sizes))
+    _scale(heads.box_predictor.cls_score, heads.box_predictor(pooled)[0])
+    pooled = heads.mask_head(heads.mask_roi_pool(features, boxes, listed.image_sizes))
+    _scale(heads.mask_predictor.mask_fcn_logits, heads.mask_predictor(pooled))
+
+
+def _scale(layer: Any, answers: Tensor) -> None:
+    layer.weight.mul_(2 / answers.std())
 
 
 def _features(network: Any, images: Tensor) -> tuple[Any, Any]:
