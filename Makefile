@@ -57,7 +57,7 @@ $(REFERENCES)/.stamp: requirements-references.txt $(READY)
 		"with the versions of requirements-references.txt. Without them \`$(TRIMASK).parity\` compares the rest."; exit 2; }
 	@$(RUN) -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 		> $$($(REFERENCES)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth
-	@$(REFERENCES)/bin/python -c 'from trimask.parity.references import require_mmseg; require_mmseg()' || \
+	@$(REFERENCES)/bin/python -c 'from trimask.parity.references import require_mmdet, require_mmseg; require_mmseg(); require_mmdet()' || \
 		{ echo "The references were installed and cannot be imported; the message above says why."; exit 2; }
 	@touch $@
 	@echo "== $(REFERENCES) is ready"
