@@ -82,7 +82,7 @@ validate: $(READY) ## measure the best checkpoint of the newest run: EXP=name
 	$(need-exp)@$(TRIMASK) validate --exp $(EXP) $(ARGS)
 
 .PHONY: predict
-predict: $(READY) ## masks and overlays: EXP=name PICTURES="files or folders" OUT=folder
+predict: $(READY) ## masks or segments, and overlays: EXP=name PICTURES="files or folders" OUT=folder
 	$(need-exp)@$(TRIMASK) predict --run $(EXP) $(PICTURES) --out $(or $(OUT),predictions) $(ARGS)
 
 .PHONY: reproduce
@@ -124,11 +124,11 @@ bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics [CASE=
 	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case $(CASE)) $(ARGS)
 
 .PHONY: test
-test: $(READY) ## the fast tests, under five minutes
+test: $(READY) $(ENGINE) ## the fast tests, under five minutes
 	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(READY) ## the other tests: training, resuming, command lines, parity at size
+test-slow: $(READY) $(ENGINE) ## the other tests: training, resuming, command lines, parity at size
 	@$(RUN) -m pytest -q -m slow $(ARGS)
 
 .PHONY: lint
