@@ -132,6 +132,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], *, keep_arguments: b
         result.pop("init_args", None)
     for key, value in over.items():
         old = result.get(key)
-        nested = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(old, value, keep_arguments=key == "model") if nested else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merge(old, value, keep_arguments=key == "model")
+        result[key] = value
     return result

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.networks.mask_rcnn import MaskRCNN, filled
-from trimask.outputs import FEW
+from trimask.outputs.region import FEW
 from trimask.parity.row import Reference, Row, randomize
 
 NUM_CLASSES = 5
