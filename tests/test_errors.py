@@ -32,7 +32,7 @@ def test_errors_for_users_are_told_as_they_are():
     assert one_sentence(UsageError("Do this.")) == "Do this."
     assert one_sentence(DataError("x.png is empty.")) == "x.png is empty."
     error = raised(experiments.find, "quikstart")
-    assert "Did you mean quickstart?" in one_sentence(error)
+    assert "Did you mean quickstart" in one_sentence(error)
 
 
 def test_the_cause_is_told_where_a_library_wraps_it():

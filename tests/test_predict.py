@@ -186,6 +186,7 @@ def test_panoptic_segments(checkpoints, pictures, tmp_path):
             assert one["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
 
 
+@pytest.mark.slow
 def test_ids_of_many_segments_are_spread_over_the_channels(tmp_path):
     from trimask.types import ClassSpec, Panoptic
 

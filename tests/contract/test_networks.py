@@ -149,6 +149,7 @@ def test_exports_with_free_sizes(kind: type[nn.Module]) -> None:
         assert equal(program.module()(images), logits_of(network(images)), atol=1e-5)
 
 
+@pytest.mark.slow
 @networks
 def test_compiles_without_graph_breaks(kind: type[nn.Module]) -> None:
     network, images = build(kind).train(), pictures(2, 3, 64, 64)

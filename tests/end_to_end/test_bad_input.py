@@ -84,7 +84,7 @@ def expect(sentence, *parts):
         (["trian"], ["no command 'trian'", "fit, validate, test, predict, doctor"]),
         (["fit"], ["--exp NAME", "list"]),
         (["fit", "--exp"], ["--exp", "expected one argument"]),
-        (["fit", "--exp", "quikstart"], ["'quikstart'", "Did you mean quickstart?"]),
+        (["fit", "--exp", "quikstart"], ["'quikstart'", "Did you mean quickstart"]),
         (["fit", "--exp", "nothing-like-it"], ["'nothing-like-it'", "`trimask list` shows all"]),
         (["fit", "--exp", "shapes.yaml", "--with", "trainer/fst"], ["'trainer/fst'", "trainer/fast"]),
         (["fit", "--exp", "shapes.yaml", "--ckpt_path", "last"], ["No run of shapes", "last.ckpt", "make train"]),

@@ -49,6 +49,7 @@ def as_torchvision(one: Target) -> dict[str, torch.Tensor]:
     return {"boxes": one.boxes.double(), "labels": one.labels + 1, "masks": one.masks.to(torch.uint8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [[target(), target(seed=1)], [target(), empty()], [empty(), empty()]])
 def test_losses_are_those_of_torchvision(targets):
     ours, theirs = ROWS[0].pair()

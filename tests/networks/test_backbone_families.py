@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
 
 from trimask.networks import all_networks, untrained
+from trimask.types import ClassSpec
 
 RESNET = {"backbone": "test_resnet"}
 EFFICIENTNET = {"backbone": "test_efficientnet"}
@@ -30,9 +30,13 @@ SUPPORTED = {
     "Mask2Former": OF_STAGES,
     "MaskFormer": OF_STAGES,
     "LinearHead": PLAIN,
+    "MaskRCNN": OF_STAGES,
+    "PanopticFPN": OF_STAGES,
     "PSPNet": DILATED,
     "SegFormer": {"mit": MIT},
     "Segmenter": PLAIN,
+    "SOLO": OF_STAGES,
+    "SOLOv2": OF_STAGES,
     "SegNet": {"vgg": {"backbone": "vgg11_bn"}},
     "SETR": PLAIN,
     "UNet": OF_STAGES,
@@ -58,7 +62,12 @@ def test_backbone(kind, family, options):
         tiny.pop("patch_size", None)
     network = untrained(kind, {"num_classes": 3, **tiny, **options}).train()
     pictures = torch.randint(0, 256, (2, 3, 70, 98), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sum(x.square().mean() for x in tree_leaves(network(pictures)) if torch.is_tensor(x) and x.requires_grad).backward()
+    sum(x.square().mean() for x in network(pictures).tensors() if x.requires_grad).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.backbone.parameters())
     with torch.inference_mode():
-        assert network.eval()(pictures).semantic((70, 98))[0].labels.shape == (70, 98)
+        output = network.eval()(pictures)
+        if hasattr(output, "semantic"):
+            assert output.semantic((70, 98))[0].labels.shape == (70, 98)
+        else:
+            found = output.instances((70, 98), classes=ClassSpec(["a", "b", "c"], things=range(3)))[0]
+            assert found.masks.shape[1:] == (70, 98)

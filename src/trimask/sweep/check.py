@@ -15,6 +15,7 @@ from trimask.pipeline import without_pretrained
 from trimask.run.build import build
 from trimask.run.launch import in_short, resolve
 from trimask.sweep.plan import SweepPlan, first_values, trial_values
+from trimask.types import DataError
 
 UNSEEN = "whether the metric is logged cannot be seen"  # without the data, which say what the classes are
 
@@ -33,7 +34,10 @@ def check(plan: SweepPlan) -> list[str]:
         config = parsed(plan, first)
     except UsageError as error:
         return [f"the values do not go together ({in_short(first)}): {error}"]
-    logged = logged_numbers(config)
+    try:
+        logged = logged_numbers(config)
+    except DataError as error:
+        return [f"{UNSEEN}: {error}"]
     return (
         []
         if plan.metric in logged
