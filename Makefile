@@ -120,7 +120,7 @@ data: $(READY) ## fetch a data set into DATA (default ./data): SET=human|camvid|
 	@$(TRIMASK) download $(SET) $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics [CASE=name]
+bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics|regions [CASE=name]
 	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case $(CASE)) $(ARGS)
 
 .PHONY: test
