@@ -37,6 +37,11 @@ def sine_positions(size: Size, channels: int, *, like: Tensor) -> Tensor:
     return torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
 
 
+def sine_tokens(x: Tensor) -> Tensor:
+    """(1, h * w, D) positions of the cells of a (B, D, h, w) map, row by row."""
+    return sine_positions((x.shape[2], x.shape[3]), x.shape[1], like=x)[None].flatten(2).transpose(1, 2)
+
+
 def _waves(length: int, channels: int, like: Tensor) -> Tensor:
     """(channels, length): sine and cosine in turn, of wavelengths from 1 to 10000 times the length."""
     exact = torch.promote_types(like.dtype, torch.float32)

@@ -40,7 +40,8 @@ from trimask.layers.backbone_names import (
 )
 from trimask.layers.deformable_attention import DeformableAttention, places_of_cells
 from trimask.layers.map_norms import MapNorm, map_norms
-from trimask.layers.sine_positions import sine_positions
+from trimask.layers.plain_vit import as_tokens
+from trimask.layers.sine_positions import sine_tokens
 from trimask.outputs import QueryOutput
 from trimask.types import Size
 from trimask.weights import RenameTable, join
@@ -105,7 +106,7 @@ class PixelDecoder(nn.Module):
     def _encoded(self, levels: Sequence[Tensor]) -> list[Tensor]:
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([as_tokens(level) for level in levels], dim=1)
-        positions = [_positions(level)[0] + embed for level, embed in zip(levels, self.level_embed, strict=True)]
+        positions = [sine_tokens(level)[0] + embed for level, embed in zip(levels, self.level_embed, strict=True)]
         besides = torch.cat(positions), places_of_cells(sizes, like=x), sizes
         for layer in self.layers:
             x = layer(x, *besides)
@@ -190,7 +191,7 @@ class TransformerDecoder(nn.Module):
     def forward(self, levels: Sequence[Tensor], features: Tensor) -> list[QueryOutput]:
         """(B, D, h_i, w_i) maps that queries look at, and (B, D, h, w) what masks are made of."""
         memory = [as_tokens(x) + embed for x, embed in zip(levels, self.level_embed.weight, strict=True)]
-        keys = [x + _positions(level) for x, level in zip(memory, levels, strict=True)]
+        keys = [x + sine_tokens(level) for x, level in zip(memory, levels, strict=True)]
         seen = [_resized(features.detach(), level.shape[-2:]) for level in levels]
         x = self.queries.weight.expand(features.shape[0], -1, -1)
         states = [self.norm(x)]
@@ -235,16 +236,6 @@ def _two_layers(channels: int, inner: int) -> nn.Sequential:
     for layer in (first, second):
         nn.init.xavier_uniform_(layer.weight)
     return nn.Sequential(first, nn.ReLU(), second)
-
-
-def as_tokens(x: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B, h * w, D)."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def _positions(x: Tensor) -> Tensor:
-    """(1, h * w, D) for the cells of a map."""
-    return as_tokens(sine_positions((x.shape[2], x.shape[3]), x.shape[1], like=x)[None])
 
 
 # --- other libraries' weights ---

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from trimask.layers.backbone import Backbone
+from trimask.layers.backbone_names import NECK_DETECTRON2
 from trimask.layers.fpn_neck import FPNNeck
 from trimask.layers.normalization import IMAGENET_STD
 from trimask.layers.regions import Conventions, ProposalHead, RegionHeads
@@ -129,11 +130,6 @@ def convert_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _STAGES = tuple((rf"^backbone\.body\.layer{stage}\.", f"backbone.bottom_up.res{stage + 1}.") for stage in (1, 2, 3, 4))
-_PYRAMID = tuple(
-    (rf"^neck\.{part}\.{level}\.", f"backbone.fpn_{name}{level + 2}.")
-    for part, name in (("laterals", "lateral"), ("smooth", "output"))
-    for level in range(NUM_LEVELS)
-)
 DETECTRON2: tuple[tuple[str, str], ...] = (
     (r"^backbone\.(mean|std)$", ""),
     (r"^backbone\.body\.conv1\.", "backbone.bottom_up.stem.conv1."),
@@ -142,7 +138,7 @@ DETECTRON2: tuple[tuple[str, str], ...] = (
     (r"^(backbone\.bottom_up\.res.*)\.bn(\d)\.", r"\1.conv\2.norm."),
     (r"^(backbone\.bottom_up\.res.*)\.downsample\.0\.", r"\1.shortcut."),
     (r"^(backbone\.bottom_up\.res.*)\.downsample\.1\.", r"\1.shortcut.norm."),
-    *_PYRAMID,
+    *NECK_DETECTRON2,
     (r"^(backbone\.fpn_\w+)\.0\.", r"\1."),
     (r"^(backbone\.fpn_\w+)\.1\.", r"\1.norm."),
     (r"^rpn\.head\.conv\.(\d)\.0\.", r"proposal_generator.rpn_head.conv.conv\1."),

@@ -32,7 +32,8 @@ from torch.nn import functional as F
 from trimask.layers.backbone import Backbone
 from trimask.layers.backbone_names import DETECTRON2, TRANSFORMERS, convert_detectron2, convert_transformers
 from trimask.layers.map_norms import MapNorm, map_norms
-from trimask.layers.sine_positions import sine_positions
+from trimask.layers.plain_vit import as_tokens
+from trimask.layers.sine_positions import sine_tokens
 from trimask.outputs import QueryOutput
 from trimask.weights import RenameTable, join
 
@@ -162,20 +163,10 @@ class MapEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, channels, h, w)."""
         x = self.project(x)
-        tokens, positions = _tokens(x), _positions(x)
+        tokens, positions = as_tokens(x), sine_tokens(x)
         for layer in self.layers:
             tokens = layer(tokens, positions)
         return tokens.transpose(1, 2).unflatten(2, x.shape[-2:])
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B, h * w, D)."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def _positions(x: Tensor) -> Tensor:
-    """(1, h * w, D) of the tokens of a map."""
-    return _tokens(sine_positions((x.shape[2], x.shape[3]), x.shape[1], like=x)[None])
 
 
 # --- other libraries' weights ---
@@ -357,8 +348,8 @@ class MaskFormer(nn.Module):
 
     def _decode(self, memory: Tensor) -> list[Tensor]:
         """(B, D, h, w) -> (B, Q, D) what the queries know behind each layer."""
-        values = _tokens(memory)
-        keys = values + _positions(memory)
+        values = as_tokens(memory)
+        keys = values + sine_tokens(memory)
         positions = self.queries.weight.expand(memory.shape[0], -1, -1)
         x, states = torch.zeros_like(positions), []
         for layer in self.layers:
