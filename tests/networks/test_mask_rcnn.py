@@ -163,3 +163,12 @@ def test_what_is_frozen_by_default() -> None:
     } <= names
     assert "backbone.body.layer2.0.conv1.weight" not in names
     assert all(name.startswith("backbone.") for name in names)
+
+
+def test_the_pyramid_has_detectron2s_names():
+    """Written out: the released layout is `fpn_lateral2` (1x1) to `fpn_output5` (3x3)."""
+    found = source_names(["neck.laterals.0.0.weight", "neck.smooth.3.0.bias"], MaskRCNN.RENAMES["detectron2"])
+    assert found == {
+        "neck.laterals.0.0.weight": "backbone.fpn_lateral2.weight",
+        "neck.smooth.3.0.bias": "backbone.fpn_output5.bias",
+    }
