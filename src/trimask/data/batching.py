@@ -27,12 +27,18 @@ _ALIGNMENT = 64
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks samples into a batch, padded bottom-right with 0: black, and unlabelled. Segments that a crop has emptied go."""
-    return _collate(samples).batch()
+    return _collate(samples).batch() if samples else _nothing()
 
 
 def collate_in_worker(samples: Sequence[Sample]) -> Batch | Parcel:
     """`collate` for a loader: what a worker answers arrives as a `Batch`."""
-    return collate(samples) if get_worker_info() is None else _collate(samples)
+    return collate(samples) if get_worker_info() is None or not samples else _collate(samples)
+
+
+def _nothing() -> Batch:
+    """A batch of no picture, which a process evaluates for whom none is left."""
+    images, segments = torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
+    return Batch(images, segments, labels=(), is_crowd=(), sizes=(), names=(), meta=())
 
 
 @dataclass

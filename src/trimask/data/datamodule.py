@@ -201,10 +201,10 @@ class SegmentationDataModule(L.LightningDataModule):
     def _eval_loader(self, name: str) -> DataLoader:
         dataset, trainer = self.split(name), self.trainer
         world = trainer.world_size if trainer else 1
-        if len(dataset) < world:
-            raise DataError(f"The {name} split has {len(dataset)} pictures for {world} processes; use fewer processes.")
         sampler = EveryOnce(len(dataset), rank=trainer.global_rank if trainer else 0, num_processes=world)
         keyed = _Keyed(dataset, None, (), self.seed)
+        if not len(sampler):  # more processes than pictures: a batch of none, so that all go through the same hooks
+            return DataLoader(keyed, batch_sampler=[[]], **self._loader_settings())
         return DataLoader(keyed, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings())
 
     def _loader_settings(self) -> dict[str, Any]:

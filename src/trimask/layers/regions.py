@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import roi_align
 
 from trimask.decode.boxes import Detections, Weights, best_detections, cell_anchors, grid_anchors
+from trimask.layers.roi_align import roi_align
 from trimask.types import Size
 
 Conventions = Literal["torchvision", "detectron2"]
@@ -184,19 +184,11 @@ class RegionHeads(nn.Module):
         level_of = self._levels_of(flat)
         order = level_of.argsort(stable=True)
         counts = torch.bincount(level_of, minlength=len(self.strides)).tolist()
-        exact = torch.promote_types(levels[0].dtype, torch.float32)  # bf16 would move boxes by pixels
         pooled = [
-            roi_align(
-                features.to(exact),
-                rows.to(exact),
-                cells,
-                1 / stride,
-                sampling_ratio=0 if self.aligned else 2,
-                aligned=self.aligned,
-            )
+            roi_align(features, rows, cells, 1 / stride, samples=0 if self.aligned else 2, aligned=self.aligned)
             for features, rows, stride in zip(levels, regions[order].split(counts), self.strides, strict=True)
         ]
-        return torch.cat(pooled).index_select(0, order.argsort()).to(levels[0].dtype)
+        return torch.cat(pooled).index_select(0, order.argsort())
 
     def _levels_of(self, boxes: Tensor) -> Tensor:
         """(P,) index of a level: a box twice as large is pooled one level higher."""

@@ -35,10 +35,12 @@ class Panels(Callback):
         self._logged: dict[str, Any] = {}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._choose(trainer.val_dataloaders, int(trainer.num_val_batches[0]))
+        if trainer.is_global_zero:
+            self._choose(trainer.val_dataloaders, int(trainer.num_val_batches[0]))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._choose(trainer.test_dataloaders, int(trainer.num_test_batches[0]))
+        if trainer.is_global_zero:
+            self._choose(trainer.test_dataloaders, int(trainer.num_test_batches[0]))
 
     def _choose(self, loader: Any, num_batches: int) -> None:
         self._batch_size = loader.batch_size
