@@ -31,6 +31,7 @@ from trimask.run.console import console
 from trimask.run.folder import TOLD_TO, RunFolder, agreed
 from trimask.run.metrics_csv import MetricsCsv
 from trimask.run.picture_report import PictureReport
+from trimask.run.rate_plot import RatePlot
 from trimask.tasks import SegmentationModule
 from trimask.tasks.weights import read_checkpoint
 from trimask.visualise.panels import Panels
@@ -301,7 +302,11 @@ class TrimaskCLI(LightningCLI):
             callbacks.append(Progress())
         if self.subcommand == "fit":
             monitor = settings.monitor or f"val/{self.model.headline}"
-            callbacks += [LearningRates(), *checkpoints(self.folder, monitor, settings.mode, settings.save_every)]
+            callbacks += [
+                RatePlot(),
+                LearningRates(),
+                *checkpoints(self.folder, monitor, settings.mode, settings.save_every),
+            ]
         else:
             callbacks.append(KeepPictures(self.folder))
         return callbacks
