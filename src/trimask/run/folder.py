@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -148,11 +149,27 @@ def bequeath(folder: RunFolder) -> RunFolder:
 
 
 def agreed(choose: Callable[[], RunFolder]) -> RunFolder:
-    """One folder for all processes of a run. Lightning starts the others later, with the environment of the first;
-    torchrun starts all at once, and the first tells the others through torchrun's own store."""
-    if not torch.distributed.is_torchelastic_launched():
+    """One folder for all processes of a run. Lightning starts the others later, with the environment of the first; torchrun and
+    SLURM start all at once, and the first tells the others through a store at the place where all of them meet anyway."""
+    environment = _started_at_once()
+    if environment is None or environment.world_size() == 1:
         return inherited() or bequeath(choose())
-    store, rank, _ = next(torch.distributed.rendezvous("env://"))
+    rank, world = environment.global_rank(), environment.world_size()
+    os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
+    store, *_ = next(torch.distributed.rendezvous("env://", rank, world))
+    key = f"{_INHERITED}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     if rank == 0:
-        store.set(_INHERITED, str(choose().path))
-    return RunFolder(Path(store.get(_INHERITED).decode()))
+        store.set(key, str(choose().path))
+        store.wait(
+            [f"{key}/{other}" for other in range(1, world)]
+        )  # the store may end with the first process's use of it
+    path = store.get(key).decode()
+    store.set(f"{key}/{rank}", "")
+    return RunFolder(Path(path))
+
+
+def _started_at_once() -> Any:
+    """What tells the processes of this run apart, where something else than Lightning has started them."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    return next((kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
