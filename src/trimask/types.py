@@ -21,6 +21,8 @@ from torch import Tensor
 
 Size = tuple[int, int]  # (height, width)
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 class DataError(ValueError):
     """Something in a user's data is wrong. The message says which file, what was found and what to do."""
@@ -320,6 +322,17 @@ class SemanticMap:
         """(H, W) class map; every pixel has a class."""
         return self.labels
 
+    def tempered(self, temperature: float) -> SemanticMap:
+        """The same labels with other scores, as if logits had been divided by the temperature: above 1 they are less certain.
+
+        What the classes of a pixel have in all stays, which is less than 1 where a network has seen none of them.
+        """
+        if self.scores is None:
+            return self
+        share = (self.scores / self.scores.amax(dim=0).clamp(min=TINY)).pow_(1 / temperature)
+        scores = share.mul_(self.scores.sum(dim=0) / share.sum(dim=0).clamp(min=TINY))
+        return SemanticMap(self.labels, scores, scores.gather(0, self.labels[None])[0])
+
     def regions(self) -> list[Region]:
         """One region a class that occurs; its score is the mean confidence over the region."""
         regions = []
@@ -346,6 +359,10 @@ class Instances:
         """Those with this score or a better one."""
         keep = self.scores >= score
         return Instances(self.masks[keep], self.labels[keep], self.scores[keep], self.boxes[keep])
+
+    def tempered(self, temperature: float) -> Instances:
+        """The same instances in the same order, with the log odds of their scores divided by the temperature."""
+        return Instances(self.masks, self.labels, (self.scores.logit() / temperature).sigmoid(), self.boxes)
 
     def semantic(self, ignore_index: int = 255) -> Tensor:
         """(H, W) int64 class map; the best score wins where instances overlap, `ignore_index` where there is none."""

@@ -356,6 +356,12 @@ def _matches_in(truth: _Table, found: _Table, picture: Record) -> tuple[Ratios, 
     return found.values[:, 0], *_matches(np.asarray(overlaps, np.float64), crowd)
 
 
+def one_matched(metric: AveragePrecision) -> InstancePictures:
+    """The matches of what this process has shown to a metric."""
+    kept = metric.kept()
+    return _matched(tuple(kept), list(kept.values()), metric.classes.names, sorted(metric.classes.things))
+
+
 def _matched(
     names: Sequence[str], pictures: Sequence[Record], classes: Sequence[str], things: Sequence[int]
 ) -> InstancePictures:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trimask.metrics.pictures import Pictures
+from trimask.metrics.pictures import Pictures, SummedPictures
 
 NUM_RESAMPLES = 2000
 _POWER = 1.959964 + 0.841621  # quantiles of the normal distribution at 97.5 % and 80 %
@@ -57,6 +57,20 @@ def bootstrap_intervals(
     """The interval of every score that a run logs, as in `bootstrap_interval`; nan where a score has no value."""
     scores = pictures.redrawn(_draws(len(pictures.names), num_resamples, seed))
     return {name: _ends(values, level) for name, values in scores.items()}
+
+
+def bootstrap_interval_of_slice(
+    pictures: SummedPictures,
+    rows: NDArray[np.int64],
+    score: str,
+    *,
+    level: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The interval of one score of some of the pictures, which are redrawn among themselves. Args: rows: (N,) which."""
+    drawn = pictures.only(rows).redrawn(_draws(len(rows), num_resamples, seed))
+    return _ends(drawn[score], level)
 
 
 class Difference(NamedTuple):

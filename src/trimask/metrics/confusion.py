@@ -36,25 +36,25 @@ DEFINITION = (
 def iou(counts: Counts) -> Ratios:
     """(..., 3, C) counts -> (..., C) intersection over union; nan where a class is in neither truth nor prediction."""
     right, truth, predicted = np.moveaxis(counts, -2, 0)
-    return _ratio(right, truth + predicted - right)
+    return ratio(right, truth + predicted - right)
 
 
 def dice(counts: Counts) -> Ratios:
     """(..., 3, C) counts -> (..., C) Dice (F1); nan where a class is in neither truth nor prediction."""
     right, truth, predicted = np.moveaxis(counts, -2, 0)
-    return _ratio(2 * right, truth + predicted)
+    return ratio(2 * right, truth + predicted)
 
 
 def accuracy(counts: Counts) -> Ratios:
     """(..., 3, C) counts -> (..., C) share of each class's true pixels that are right; nan where the truth has none."""
     right, truth, _ = np.moveaxis(counts, -2, 0)
-    return _ratio(right, truth)
+    return ratio(right, truth)
 
 
 def class_mean(values: Ratios, exclude: Sequence[int] = ()) -> Ratios:
     """(..., C) -> (...) mean over the classes with a value and not in `exclude`; nan if there is none."""
     kept = np.delete(values, list(exclude), axis=-1)
-    return _ratio(np.nansum(kept, axis=-1), (~np.isnan(kept)).sum(axis=-1))
+    return ratio(np.nansum(kept, axis=-1), (~np.isnan(kept)).sum(axis=-1))
 
 
 def mean_iou(counts: Counts, exclude: Sequence[int] = ()) -> Ratios:
@@ -62,7 +62,7 @@ def mean_iou(counts: Counts, exclude: Sequence[int] = ()) -> Ratios:
     return class_mean(iou(counts), exclude)
 
 
-def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Ratios:
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Ratios:
     """part / whole, nan where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
@@ -100,7 +100,7 @@ class SemanticPictures(SummedPictures):
         by_class = iou(sums)
         means = {
             "miou": class_mean(by_class, self.exclude),
-            "pixel_accuracy": _ratio(right, truth),
+            "pixel_accuracy": ratio(right, truth),
             "mean_accuracy": class_mean(accuracy(sums), self.exclude),
             "mean_dice": class_mean(dice(sums), self.exclude),
         }
@@ -150,7 +150,7 @@ class SemanticScores:
         self.miou = float(class_mean(self.iou, self.exclude))
         self.mean_accuracy = float(class_mean(self.accuracy, self.exclude))
         self.mean_dice = float(class_mean(self.dice, self.exclude))
-        self.pixel_accuracy = float(_ratio(counts[0].sum(), counts[1].sum()))
+        self.pixel_accuracy = float(ratio(counts[0].sum(), counts[1].sum()))
         self.absent = tuple(np.flatnonzero(np.isnan(self.iou)).tolist())
 
     @property

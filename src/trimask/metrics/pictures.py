@@ -64,6 +64,11 @@ class SummedPictures(Pictures):
     def values(self, sums: NDArray[Any]) -> dict[str, Ratios]:
         """(R, K, C) sums, of the type of `rows` -> {short name: (R,)}."""
 
+    def only(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the pictures. Args: rows: (N,) which."""
+        names = [self.names[row] for row in rows]
+        return self.from_arrays(names, {**self.arrays(), "rows": self.rows[rows]})
+
     def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
         # In float64, because numpy multiplies integer matrices without BLAS; counts below 2^53 stay exact.
         flat = self.rows.reshape(len(self.names), -1).astype(np.float64)
@@ -71,12 +76,63 @@ class SummedPictures(Pictures):
         return self.values(sums.astype(self.rows.dtype).reshape(len(times), *self.rows.shape[1:]))
 
 
+class JoinedPictures(Pictures):
+    """Several kinds of scores of the same pictures, under their own names.
+
+    Raises:
+        ValueError: the pictures differ, or two parts have a score of one name.
+    """
+
+    def __init__(self, parts: Sequence[Pictures]) -> None:
+        super().__init__(parts[0].names)
+        self.parts = tuple(parts)
+        if any(part.names != self.names for part in parts):
+            raise ValueError("Scores can be joined only if they are of the same pictures; each name must be unique.")
+
+    def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
+        found: dict[str, Ratios] = {}
+        for part in self.parts:
+            scores = part.redrawn(times)
+            if double := sorted(found.keys() & scores.keys()):
+                raise ValueError(f"Two measures have a score of the name {double[0]!r}; leave one of them out.")
+            found |= scores
+        return found
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        told: dict[str, NDArray[Any]] = {}
+        for number, part in enumerate(self.parts):
+            own = {_CLASS: np.array(_path(type(part))), **part.arrays()}
+            told |= {f"{number}.{key}": array for key, array in own.items()}
+        return told
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Arrays) -> JoinedPictures:
+        split: dict[int, dict[str, NDArray[Any]]] = {}
+        for key, array in arrays.items():
+            number, _, name = key.partition(".")
+            split.setdefault(int(number), {})[name] = array
+        parts = [split[number] for number in sorted(split)]
+        return cls([_kind(str(part.pop(_CLASS))).from_arrays(names, part) for part in parts])
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _kind(path: str) -> type[Pictures]:
+    """Raises ValueError for what is no class of pictures' scores."""
+    module, _, name = path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name, None) if module else None
+    if not (isinstance(kind, type) and issubclass(kind, Pictures)):
+        raise ValueError(f"{path or 'nothing'} is no kind of scores of pictures.")
+    return kind
+
+
 def save(pictures: Pictures, path: Path) -> None:
     """Writes beside the place and moves there, so that a kill leaves the old file or the new one."""
-    kind = type(pictures)
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
-        own = {_CLASS: np.array(f"{kind.__module__}.{kind.__qualname__}"), _NAMES: np.array(pictures.names, dtype=str)}
+        own = {_CLASS: np.array(_path(type(pictures))), _NAMES: np.array(pictures.names, dtype=str)}
         everything: dict[str, Any] = {**own, **pictures.arrays()}
         np.savez_compressed(file, **everything)
     fresh.replace(path)
@@ -94,9 +150,9 @@ def load(path: Path) -> Pictures:
         )
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
-    module, _, name = str(arrays.pop(_CLASS, "")).rpartition(".")
-    kind = getattr(importlib.import_module(module), name, None) if module else None
-    if not (isinstance(kind, type) and issubclass(kind, Pictures)):
-        raise ValueError(f"{path} does not hold the scores of pictures; validate the run again.")
+    try:
+        kind = _kind(str(arrays.pop(_CLASS, "")))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold the scores of pictures; validate the run again.") from error
     names = tuple(arrays.pop(_NAMES).tolist())
     return kind.from_arrays(names, arrays)
