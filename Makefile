@@ -107,6 +107,10 @@ sweep-check: $(READY) ## whether keys, values and metric of sweeps exist, before
 compare: $(READY) ## two runs on the same pictures: A=run B=run (folders, or experiments: their newest runs)
 	$(if $(and $(A),$(B)),,$(error Which runs? A= and B= name folders below runs/, or experiments))@$(TRIMASK) compare $(A) $(B) $(ARGS)
 
+.PHONY: replay
+replay: $(READY) ## a step that was not finite once more, and where it begins: STEP=run, or a file of its nonfinite/
+	$(if $(STEP),,$(error Which step? STEP= names a run's folder, an experiment, or a file of nonfinite/))@$(TRIMASK) replay $(STEP) $(ARGS)
+
 .PHONY: check-data
 check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets
 	@$(TRIMASK) doctor $(if $(EXP),--exp $(EXP),--data $(or $(DATA),data)) $(ARGS)

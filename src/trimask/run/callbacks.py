@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from trimask.metrics import pictures
+from trimask.run.disk import whole_file
 from trimask.run.folder import RunFolder
 from trimask.tasks.weights import network_state, read_checkpoint
 from trimask.types import Batch
@@ -79,10 +80,8 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        fresh = Path(f"{path}.new")
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, fresh)
-        fresh.replace(path)
+        with whole_file(Path(path)) as fresh:
+            torch.save(checkpoint, fresh)
 
 
 class BestWeights(Callback):
@@ -103,9 +102,8 @@ class BestWeights(Callback):
         if not trainer.is_global_zero or not file.is_file() or self._written == (str(file), file.stat().st_mtime):
             return
         weights = network_state(read_checkpoint(file))
-        fresh = self.folder.best_weights.with_suffix(".new")
-        save_file({key: value.contiguous() for key, value in weights.items()}, fresh)
-        fresh.replace(self.folder.best_weights)
+        with whole_file(self.folder.best_weights) as fresh:
+            save_file({key: value.contiguous() for key, value in weights.items()}, fresh)
         self._written = (str(file), file.stat().st_mtime)
 
 

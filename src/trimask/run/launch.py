@@ -30,6 +30,7 @@ from trimask.run.callbacks import KeepPictures, LearningRates, Progress, Report,
 from trimask.run.console import console
 from trimask.run.folder import TOLD_TO, RunFolder, agreed
 from trimask.run.metrics_csv import MetricsCsv
+from trimask.run.on_nan import OnNan, WatchForNan
 from trimask.run.picture_report import PictureReport
 from trimask.run.rate_plot import RatePlot
 from trimask.tasks import SegmentationModule
@@ -51,6 +52,9 @@ class RunSettings:
         save_every: steps between two writings of last.ckpt, beside the one after each validation.
         panels: pictures that are shown with truth and prediction after each evaluation, as PNG and as masks for W&B.
         wandb_project: where W&B files the run.
+        on_nan: what to do when a loss or a gradient is nan or inf: "stop", or "skip": leave the step out. Either way the step is
+            kept for `trimask replay`.
+        skip_limit: so many steps in a row may be left out.
     """
 
     monitor: str | None = None
@@ -58,6 +62,8 @@ class RunSettings:
     save_every: int = 500
     panels: int = 8
     wandb_project: str = "trimask"
+    on_nan: OnNan = "stop"
+    skip_limit: int = 10
 
 
 # LightningCLI 2.6 calls what jsonargparse 5 will drop
@@ -304,6 +310,7 @@ class TrimaskCLI(LightningCLI):
             monitor = settings.monitor or f"val/{self.model.headline}"
             callbacks += [
                 RatePlot(),
+                WatchForNan(self.folder, settings.on_nan, settings.skip_limit),
                 LearningRates(),
                 *checkpoints(self.folder, monitor, settings.mode, settings.save_every),
             ]

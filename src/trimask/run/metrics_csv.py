@@ -13,6 +13,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from trimask.run.disk import appended, whole_file
+
 
 class MetricsCsv(Logger):
     """Args: path: of the file; an existing one is continued."""
@@ -27,9 +29,10 @@ class MetricsCsv(Logger):
         self._continued = self.path.is_file()
         if self._continued:
             with self.path.open(newline="") as handle:
-                reader = csv.DictReader(handle)
-                self._rows = {int(row["step"]): {k: v for k, v in row.items() if v != ""} for row in reader}
-                self._columns = list(reader.fieldnames or self._columns)
+                whole, _, _ = handle.read().rpartition("\n")  # a kill can have cut off the last row
+            reader = csv.DictReader(whole.splitlines())
+            self._rows = {int(row["step"]): {k: v for k, v in row.items() if v != ""} for row in reader}
+            self._columns = list(reader.fieldnames or self._columns)
 
     @property
     def name(self) -> str:
@@ -68,16 +71,13 @@ class MetricsCsv(Logger):
         in place, so that a killed run leaves the old file or the new one."""
         if not self._unsaved:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._whole:
-            fresh = self.path.with_suffix(".csv.new")
-            with fresh.open("w", newline="") as handle:
+            with whole_file(self.path) as fresh, fresh.open("w", newline="") as handle:
                 writer = csv.DictWriter(handle, self._columns, restval="")
                 writer.writeheader()
                 writer.writerows(row for _, row in sorted(self._rows.items()))
-            fresh.replace(self.path)
         else:
-            with self.path.open("a", newline="") as handle:
+            with appended(self.path), self.path.open("a", newline="") as handle:
                 rows = [self._rows[step] for step in dict.fromkeys(self._unsaved)]
                 csv.DictWriter(handle, self._columns, restval="").writerows(rows)
         self._unsaved, self._whole = [], False

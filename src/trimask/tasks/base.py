@@ -125,6 +125,7 @@ class SegmentationModule(L.LightningModule, ABC):
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
         self.last_scores: Any = None
+        self.last_losses: dict[str, Tensor] = {}  # of the last training step on this process, by the criterion's names
         self._frequencies: Frequencies | None = None  # what the criterion was told, if it asked
         self._learned: Mapping[str, Sequence[float]] = {}  # and what it made of that
         if pretrained:
@@ -139,15 +140,19 @@ class SegmentationModule(L.LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Draws inside the network are a function of (seed, step, process), so that a resumed run repeats them. Batches
         # are counted rather than optimizer steps: accumulated batches must differ.
-        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        mixed = np.random.SeedSequence((self.seed, count, self.global_rank)).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0]))
+        self.seed_draws(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
         if hasattr(self.network, "set_progress"):
             self.network.set_progress(self.global_step / max(self._total_steps, 1))
+
+    def seed_draws(self, count: int) -> None:
+        """For the batch that is the `count`-th of the run."""
+        mixed = np.random.SeedSequence((self.seed, count, self.global_rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(mixed[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.network(batch.images)
         losses = self.criterion(output, batch.targets)
+        self.last_losses = {name: value.detach() for name, value in losses.items()}
         loss = torch.stack(list(losses.values())).sum()
         settings: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}  # the mean over all processes
         self.log("train/loss", loss, prog_bar=True, **settings)
