@@ -1,25 +1,30 @@
-"""Tags of pictures that several processes have seen, and when the tables are written."""
+"""What is written of pictures, slices and measures, and when."""
 
 import csv
-import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
+from trimask.metrics import Slices
+from trimask.metrics.calibration import CalibrationPictures
+from trimask.metrics.confusion import SemanticPictures
 from trimask.run.folder import RunFolder
-from trimask.run.picture_report import PictureReport, _of_all_processes
+from trimask.run.picture_report import PictureReport
+from trimask.tasks.further import FurtherScores
 from trimask.tasks.tables import Breakdown
 from trimask.types import ClassSpec
+from trimask.visualise.reliability import GAP
 
 SCORES = Breakdown(
     "IoU", ("a", "b", "c"), np.array([0.7, 0.1, np.nan]), np.array([[0.7, np.nan], [0, 0.2], [np.nan] * 2])
 )
-MODULE = SimpleNamespace(classes=ClassSpec(["sky", "car"]), last_scores="scores", breakdown=lambda scores: SCORES)
+TAGS = {"a": {"weather": "rain"}, "b": {"scene": "city, by night"}}
+FURTHER = FurtherScores(None, TAGS, [], None, "miou")
+MODULE = SimpleNamespace(
+    classes=ClassSpec(["sky", "car"]), last_scores="scores", last_further=FURTHER, breakdown=lambda scores: SCORES
+)
 
 
 def trainer(**changes):
@@ -37,8 +42,6 @@ def trainer(**changes):
 
 def evaluated(folder, of):
     callback = PictureReport(RunFolder(folder))
-    batch = SimpleNamespace(names=("a", "b"), meta=({"weather": "rain"}, {"scene": "city, by night"}))
-    callback.on_validation_batch_end(of, MODULE, None, batch, 0)
     callback.on_validation_end(of, MODULE)
     callback.teardown(of, MODULE, "fit")
     return callback
@@ -66,25 +69,27 @@ def test_nothing_is_written_where_there_is_nothing_to_say(tmp_path, change):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_tags_of_two_processes_come_together(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank in range(2):
-        tags = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert tags == {"p0": {"rank": "0"}, "p1": {"rank": "1"}, "both": {"x": "y"}}
-
-
-if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), sys.argv[2]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found = _of_all_processes({f"p{rank}": {"rank": str(rank)}, "both": {"x": "y"}})
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump(found, file)
-    torch.distributed.destroy_process_group()
+def test_slices_and_measures_are_told(tmp_path):
+    task = SimpleNamespace(**vars(MODULE))
+    names, classes = ["a", "b", "c"], task.classes
+    rows = np.array([[[4, 2], [6, 4], [6, 4]], [[1, 1], [4, 4], [4, 4]], [[2, 0], [2, 0], [2, 0]]])
+    scores = SimpleNamespace(kept=SemanticPictures(names, rows, classes=classes.names))
+    certain = np.zeros((3, 1, 3 * 4 + 2))
+    certain[:, 0, [3, 7, 11]] = 10, 6, 9.5  # ten answers of the last of four bins, six right, 0.95 certain
+    parts = [CalibrationPictures(names, certain)]
+    tags = {"a": {"weather": "rain"}, "b": {"weather": "a < b"}, "c": {}}
+    task.last_further = FurtherScores(scores, tags, parts, Slices(["weather"], min_pictures=1), "miou")
+    callback = PictureReport(RunFolder(tmp_path))
+    callback.on_test_end(trainer(), task)
+    callback.teardown(trainer(), task, "test")
+    with (tmp_path / "slices.csv").open(newline="") as handle:
+        first, second = csv.DictReader(handle)
+    assert (first["tag"], first["value"], first["pictures"]) == ("weather", "a < b", "1")
+    assert float(first["miou"]) == pytest.approx(1 / 7)
+    assert float(second["miou"]) == pytest.approx((4 / 8 + 2 / 6) / 2)
+    assert float(second["ece"]) == pytest.approx(0.35)
+    page = (tmp_path / "report.html").read_text()
+    assert "a &lt; b" in page
+    assert "0.3500 - 0.3500" in page
+    drawn = np.asarray(Image.open(tmp_path / "reliability.png").convert("RGB"))
+    assert (drawn == GAP).all(axis=2).any()

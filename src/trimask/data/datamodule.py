@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -87,6 +88,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self._store: Store | None = None
         self._statistics: ClassStatistics | None = None
         self._checked: set[str] = set()
+        self._tags: dict[str, dict[str, set[str]]] = {}
 
     @property
     def classes(self) -> ClassSpec:
@@ -149,7 +151,7 @@ class SegmentationDataModule(L.LightningDataModule):
                     f"the train split {self.classes.names}; both must be the same list."
                 )
             if _first_of_machine():  # the others would read the same files
-                check_samples(self.split(name), limit=self.check_first)
+                self._tags[name] = check_samples(self.split(name), limit=self.check_first)
             self._checked.add(name)
         if stage == "fit":
             if len(self.split("train")) < self.batch_size:
@@ -160,6 +162,10 @@ class SegmentationDataModule(L.LightningDataModule):
             self._bind_mix()
             if self.balance:  # one that finds nothing to draw says so now
                 self.balance.draw(self.class_frequencies(), np.random.default_rng(self.seed))
+
+    def tags(self, split: str) -> dict[str, set[str]] | None:
+        """The tags of the pictures that `check` has read, and their values; None where it has read none."""
+        return self._tags.get(split) if self.check_first else None
 
     def _bind_mix(self) -> None:
         for mix in self.mix:
@@ -300,16 +306,24 @@ def _first_of_machine() -> bool:
     return (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0") == "0"
 
 
-def check_samples(dataset: SegmentationDataset, *, limit: int) -> None:
-    """Reads up to `limit` samples, spread evenly, and raises the DataError of the first that cannot be used."""
+def check_samples(dataset: SegmentationDataset, *, limit: int) -> dict[str, set[str]]:
+    """Reads up to `limit` samples, spread evenly, and raises the DataError of the first that cannot be used.
+
+    Returns:
+        The tags that they have, and the values of these.
+    """
+    tags: dict[str, set[str]] = defaultdict(set)
     count = min(limit, len(dataset))
     indices = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
     with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(lambda index: _check(dataset[index], len(dataset.classes)), indices):
-            pass
+        for meta in pool.map(lambda index: _check(dataset[index], len(dataset.classes)), indices):
+            for tag, value in meta.items():
+                tags[tag].add(value)
+    return dict(tags)
 
 
-def _check(sample: Sample, num_classes: int) -> None:
+def _check(sample: Sample, num_classes: int) -> dict[str, str]:
+    """Its tags."""
     if sample.segments.shape[1:] != sample.image.shape[:2]:
         raise DataError(
             f"{sample.name}: the picture is {sample.image.shape[:2]} and its annotation {sample.segments.shape[1:]} "
@@ -317,6 +331,7 @@ def _check(sample: Sample, num_classes: int) -> None:
         )
     if len(sample.labels) and not 0 <= sample.labels.min() <= sample.labels.max() < num_classes:
         raise DataError(f"{sample.name}: has labels {sorted(set(sample.labels.tolist()))} with {num_classes} classes.")
+    return sample.meta
 
 
 def _start_worker(worker: int) -> None:

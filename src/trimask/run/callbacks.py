@@ -120,8 +120,7 @@ class KeepPictures(Callback):
         self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:
-        kept = getattr(module.last_scores, "kept", None)
-        if trainer.is_global_zero and kept is not None:
+        if trainer.is_global_zero and (kept := module.last_further.kept) is not None:
             pictures.save(kept, self.folder.pictures)
 
 
@@ -139,7 +138,7 @@ class KeepBestPictures(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self._newest = pl_module.last_scores
+            self._newest = pl_module.last_further
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -147,7 +146,7 @@ class KeepBestPictures(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and self._newest is not None and self._time() != self._best:
-            if (kept := getattr(self._newest, "kept", None)) is not None:
+            if (kept := self._newest.kept) is not None:
                 pictures.save(kept, self.folder.pictures)
             self._newest, self._best = None, self._time()
 
@@ -205,7 +204,7 @@ class Report(Callback):
     def __init__(self, folder: RunFolder, console: Console) -> None:
         self.folder, self.console = folder, console
         self._started = self._epoch_started = time.perf_counter()
-        self._last: Any = None
+        self._last: tuple[Any, Any] | None = None  # the scores, and what is measured beside them
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         network, data = pl_module.network, trainer.datamodule
@@ -222,7 +221,7 @@ class Report(Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        self._last = pl_module.last_scores
+        self._last = pl_module.last_scores, pl_module.last_further
         if trainer.state.fn == "fit":
             values = trainer.callback_metrics
             headline = [
@@ -232,7 +231,7 @@ class Report(Callback):
             log.info(f"epoch {trainer.current_epoch}: {'  '.join(headline)}  ({seconds:.0f} s)")
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        self._last = pl_module.last_scores
+        self._last = pl_module.last_scores, pl_module.last_further
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """An interrupted run says where it can be continued; of an error, log.txt keeps the whole story."""
@@ -247,8 +246,9 @@ class Report(Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._last is None or not trainer.is_global_zero or trainer.interrupted:
             return
-        table = pl_module.score_table(self._last)
-        self.console.print(table)
+        scores, further = self._last
+        tables = [pl_module.score_table(scores), *further.tables()]
+        self.console.print(*tables)
         with self.folder.log.open("a") as handle:
-            Console(file=handle, width=120, force_jupyter=False).print(table)
+            Console(file=handle, width=120, force_jupyter=False).print(*tables)
         log.info(f"{self.folder.path}  ({time.perf_counter() - self._started:.0f} s)")

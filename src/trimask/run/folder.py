@@ -6,8 +6,11 @@ pictures.npz     what the scores are made of, picture by picture; in training of
 log.txt          what was printed
 checkpoints/     best.ckpt, last.ckpt (everything needed to go on)
 best.safetensors the network's weights alone
+calibration.json the temperature of its scores, by `trimask calibrate`
 panels/          picture, truth, prediction and errors of a few
 pictures.csv     every picture of the last evaluation, the worst first, with the scores of its classes and its tags
+slices.csv       every slice that was asked for, with all scores
+reliability.png  how often answers are right, against how certain they are; where a measure tells
 report.html      the same as a page, with panels and the confusion matrix
 wandb/           the W&B run, and wandb_id, under which it is continued
 
@@ -104,6 +107,18 @@ class RunFolder:
     @property
     def picture_table(self) -> Path:
         return self.path / "pictures.csv"
+
+    @property
+    def slice_table(self) -> Path:
+        return self.path / "slices.csv"
+
+    @property
+    def reliability(self) -> Path:
+        return self.path / "reliability.png"
+
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.json"
 
     @property
     def report(self) -> Path:

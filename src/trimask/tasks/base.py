@@ -22,7 +22,9 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from trimask.inference import Inference
+from trimask.metrics import Measure, Slices
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
+from trimask.tasks.further import FurtherMeasures, FurtherScores
 from trimask.tasks.tables import Breakdown
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
@@ -47,9 +49,12 @@ class SegmentationModule(L.LightningModule, ABC):
         network: makes the network for a number of output channels. In YAML, a class path and the arguments after the first.
         criterion: scores an output against targets: `(output, list[Target]) -> {name: weighted scalar}`; the loss is the sum.
         metric: makes the metric for the classes; each task has its paper's as default.
+        measures: what is measured and logged beside it, e.g. `[trimask.metrics.Calibration]`; each says which task it suits.
+        slices: tags of the pictures by which the headline is also logged: `miou_weather_rainy` and `miou_worst_slice`.
         inference: how pictures of any size go through the network in evaluation and prediction: whole (`size`, `short_side`,
             ...), in windows (`window`, `stride`), or looked at several times (`scales`, `flip`). See `trimask.inference`.
         details: what outputs are told with the question, by the names of their method's arguments, e.g. `score_threshold: 0.5`.
+        temperature: scores are given as if logits had been divided by it; answers stay. `trimask calibrate` finds it.
         optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
         groups: learning rate and weight decay of the parts of the network.
         schedule: learning rate over the run, in fractions of it.
@@ -74,8 +79,11 @@ class SegmentationModule(L.LightningModule, ABC):
         criterion: nn.Module,
         *,
         metric: Callable[[ClassSpec], Metric] | None = None,
+        measures: list[Callable[[ClassSpec], Measure]] | None = None,
+        slices: Slices | None = None,
         inference: Inference | None = None,
         details: dict[str, Any] | None = None,
+        temperature: float = 1.0,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         groups: ParameterGroups | None = None,
         schedule: Schedule | None = None,
@@ -105,6 +113,10 @@ class SegmentationModule(L.LightningModule, ABC):
             tell(self.question, classes)
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
+        self.val_further, self.test_further = (
+            FurtherMeasures(measures or (), classes, question=self.question, slices=slices, metric=metric)
+            for metric in (self.val_metric, self.test_metric)
+        )
         self.inference = inference or Inference()
         if self.question not in self.inference.questions:
             raise ValueError(
@@ -121,10 +133,21 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"`details` has {', '.join(unknown)}, which {method.__qualname__} does not take; it takes "
                 f"{', '.join(sorted(allowed)) or 'nothing'}."
             )
+        if not takes_all and (unknown := sorted(self.val_further.asks.keys() - allowed)):
+            raise ValueError(
+                f"`measures` need answers with {', '.join(unknown)}, which {method.__qualname__} does not give."
+            )
+        if temperature <= 0 or (temperature != 1 and not hasattr(self.answer, "tempered")):
+            raise ValueError(
+                f"`temperature` is above 0, and 1 where answers have no scores to scale; got {temperature} for "
+                f"{self.answer.__name__}."
+            )
+        self.temperature = temperature
         self.make_optimizer, self.groups = optimizer, groups or ParameterGroups()
         self.schedule, self.seed = schedule or Polynomial(), seed
         self.config: dict[str, Any] | None = None  # class path and arguments that rebuild this module; set by the CLI
         self.last_scores: Any = None
+        self.last_further: FurtherScores | None = None
         self.last_losses: dict[str, Tensor] = {}  # of the last training step on this process, by the criterion's names
         self._frequencies: Frequencies | None = None  # what the criterion was told, if it asked
         self._learned: Mapping[str, Sequence[float]] = {}  # and what it made of that
@@ -182,35 +205,40 @@ class SegmentationModule(L.LightningModule, ABC):
         def ask(output: Any, size: Size) -> list[Any]:
             return getattr(output, self.question)(size, **told, **details)
 
-        return self.inference(self.network, batch, ask)
+        answers: list[Any] = self.inference(self.network, batch, ask)
+        return answers if self.temperature == 1 else [answer.tempered(self.temperature) for answer in answers]
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[Any]:
         return self.answers(batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        return self._measure(batch, self.val_metric)
+        return self._measure(batch, self.val_metric, self.val_further)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        return self._measure(batch, self.test_metric)
+        return self._measure(batch, self.test_metric, self.test_further)
 
-    def _measure(self, batch: Batch, metric: Metric) -> dict[str, Any]:
-        answers = self.answers(batch)
+    def _measure(self, batch: Batch, metric: Metric, further: FurtherMeasures) -> dict[str, Any]:
+        answers = self.answers(batch, **further.asks)
         for index, answer in enumerate(answers):
-            self.update_metric(metric, answer, batch.target(index), batch.names[index])
+            target, name = batch.target(index), batch.names[index]
+            self.update_metric(metric, answer, target, name)
+            further.update(answer, target, name, batch.meta[index])
         return {"answers": answers}
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_metric)
+        self._log_scores("val", self.val_metric, self.val_further)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_metric)
+        self._log_scores("test", self.test_metric, self.test_further)
 
-    def _log_scores(self, stage: str, metric: Metric) -> None:
+    def _log_scores(self, stage: str, metric: Metric, further: FurtherMeasures) -> None:
         scores = metric.compute()  # sums over processes: every process logs the same numbers
-        for name, value in self.score_values(scores).items():
+        beside = further.compute(scores, self.headline)
+        for name, value in beside.joined(self.score_values(scores)).items():
             self.log(f"{stage}/{name.replace(' ', '_')}", float(value), prog_bar=name == self.headline)
-        self.last_scores = scores  # for the table and the panels at the end of a run
+        self.last_scores, self.last_further = scores, beside  # for the tables and the panels at the end of a run
         metric.reset()
+        further.reset()
 
     # -- what a leaf says ------------------------------------------------------------------------------------------
 
@@ -246,6 +274,8 @@ class SegmentationModule(L.LightningModule, ABC):
             raise ValueError(
                 f"{type(self).__name__} needs data annotated for {self.question!r}; this dataset offers {sorted(offers)}."
             )
+        tags = getattr(getattr(self.trainer, "datamodule", None), "tags", None)
+        self.val_further.require(offers, tags and tags("test" if stage == "test" else "val"))
         if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
             self._learn_frequencies(self._frequencies_of_data())
 

@@ -25,6 +25,7 @@ def report(
     tags: Mapping[str, Mapping[str, str]],
     panel: Callable[[str], Picture | None],
     confusion: NDArray[np.int64] | None = None,
+    further: Sequence[str] = (),
 ) -> str:
     """The whole page.
 
@@ -35,6 +36,7 @@ def report(
         tags: of pictures by their names.
         panel: the panel of a picture, by its name, if it has one.
         confusion: (C, C) pixels, row = truth.
+        further: sections that come first, such as those of `number_section`.
     """
     shown = rows[:MAX_ROWS]
     means = [mean for _, mean, _ in rows]
@@ -48,10 +50,23 @@ def report(
         facts.append(f"the worst {len(shown)} are shown; pictures.csv has all")
     head = ["panel", "picture", f"mean {measure}", f"{measure} of its classes, the worst first", "tags"]
     lines = [_line(*row, measure, classes, tags.get(row[0], {}), panel(row[0])) for row in shown]
-    sections = [page.table_section("Pictures, the worst first", facts, _legend(rows, classes), head, lines)]
+    sections = [*further, page.table_section("Pictures, the worst first", facts, _legend(rows, classes), head, lines)]
     if confusion is not None:
         sections.append(_confusions(confusion, classes))
     return page.page(title, f"{len(rows)} pictures", sections, made_by="report", layered=False)
+
+
+def number_section(
+    title: str,
+    facts: Sequence[str],
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    figures: Sequence[Picture] = (),
+) -> str:
+    """A table of numbers below some figures. Args: head, rows: of its cells, plain."""
+    lines = [page.row(cells[0], " ".join(cells), [], map(page.text, cells)) for cells in rows]
+    drawn = "".join(page.flat_figure(figure, title) for figure in figures)
+    return page.table_section(title, facts, drawn, head, lines)
 
 
 def _line(
