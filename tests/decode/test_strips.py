@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trimask.decode.strips import RowUpsampling, has_channels_last, over_channels, row_strips, upsample_rows
+from trimask.decode.strips import RowUpsampling, has_channels_last, over_channels, row_strips, upsample_rows, winners
 
 SIZES = [
     ((5, 7), (19, 23)),
@@ -60,3 +60,21 @@ def test_row_strips_cover_every_row_once_within_the_budget(num_rows, bytes_per_r
     heights = [stop - start for start, stop in strips]
     assert max(heights) == 1 or max(heights) * bytes_per_row <= budget
     assert max(heights) - min(heights) <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 19, 255, 256, 300])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_the_largest_scores_wins(channels, layout, dtype):
+    scores = torch.randint(-9, 9, (2, channels, 5, 6)).to(dtype).to(memory_format=layout)  # many are equal
+    scores[0, :, 1, 1], scores[0, :, 2, 2] = -torch.inf, torch.inf
+    found = winners(scores)
+    assert found.dtype == torch.int64
+    torch.testing.assert_close(found, scores.float().argmax(dim=1))
+
+
+def test_a_pixel_without_a_number_still_has_some_class():
+    scores = torch.zeros(1, 3, 1, 2)
+    scores[0, 1, 0, 0] = torch.nan
+    assert winners(scores)[0, 0, 0] in (0, 1, 2)
+    assert winners(scores)[0, 0, 1] == 0

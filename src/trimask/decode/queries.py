@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes, upsample_rows
+from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes, upsample_rows, winners
 from trimask.types import Instances, Panoptic, Size, mask_boxes
 
 EPSILON = 1e-6  # of the mean over a mask, as published
@@ -55,7 +55,7 @@ def query_semantic(masks: Tensor, classes: Tensor, size: Size, align_corners: bo
     for rows in row_strips(size[0], bytes_per_row, strip_bytes(masks.device)):
         strip = upsampling(masks[:, :, upsampling.source(rows)].float().contiguous(), rows)
         scores = torch.einsum("bqc,bqhw->bchw", weights, strip.sigmoid())
-        labels[:, slice(*rows)] = scores.max(dim=1).indices
+        labels[:, slice(*rows)] = winners(scores)
     return labels
 
 
@@ -167,7 +167,7 @@ def _compete(masks: Tensor, scores: Tensor, size: Size, align_corners: bool) -> 
         logits = upsampling(masks[None, :, upsampling.source(rows)].float().contiguous(), rows)[0]  # (K, r, W)
         probabilities = logits.sigmoid()
         own += (probabilities >= 0.5).sum(dim=(1, 2))
-        best = (probabilities * scores[:, None, None]).max(dim=0).indices
+        best = winners((probabilities * scores[:, None, None])[None])[0]
         winner[slice(*rows)] = best
         inside[slice(*rows)] = probabilities.gather(0, best[None])[0] >= 0.5
     flat, within = winner.flatten().int(), inside.flatten()
