@@ -129,6 +129,11 @@ class Backbone(nn.Module):
             norm.eval()
         return self
 
+    def sharding_units(self) -> list[nn.Module]:
+        """What timm keeps as `blocks`: those of transformers and ConvNeXt, not of ResNets; see `tasks.sharding`."""
+        lists = [module for name, module in self.body.named_modules() if name.rpartition(".")[2] == "blocks"]
+        return [block for one in lists for block in one.children()]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) in 0..255, uint8 or float -> maps (B, channels[i], H / strides[i], W / strides[i])."""
         images = (images.to(self.mean.dtype) - self.mean) / self.std

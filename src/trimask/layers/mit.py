@@ -129,6 +129,10 @@ class MixTransformer(nn.Module):
             maps.append(x)
         return maps
 
+    def sharding_units(self) -> list[nn.Module]:
+        """The blocks; see `tasks.sharding`."""
+        return [block for stage in self.stages for block in stage.blocks]
+
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Which parameter belongs to which layer, in the terms of timm's models; what does not decay shows by its shape."""
         within = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"

@@ -128,6 +128,10 @@ class PlainViT(nn.Module):
             self.body.eval()
         return self
 
+    def sharding_units(self) -> list[nn.Module]:
+        """The blocks; see `tasks.sharding`."""
+        return list(self.body.blocks)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) in 0..255, uint8 or float -> maps (B, D, H / patch, W / patch), rounded up."""
         tokens, _, size = self.tokens(images)

@@ -21,6 +21,7 @@ import timm
 import torch
 from timm.models import group_parameters
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
@@ -145,11 +146,16 @@ def build_optimizer(
     optimizer = factory(groups.build(network))
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * group["lr_scale"]
-        if group.get("fused", False) is None and all(p.is_cpu and p.is_floating_point() for p in group["params"]):
+        if group.get("fused", False) is None and all(map(_can_be_fused, group["params"])):
             group["fused"] = (
                 True  # torch itself does so on GPUs alone; a step of AdamW takes a CPU a quarter of the time
             )
     return optimizer
+
+
+def _can_be_fused(weight: torch.Tensor) -> bool:
+    """On a CPU, and not sharded: torch 2.15 has no fused SGD for that."""
+    return weight.is_cpu and weight.is_floating_point() and not isinstance(weight, DTensor)
 
 
 def _undecayed(network: nn.Module, backbone: nn.Module | None, *, biases: bool) -> set[nn.Parameter]:

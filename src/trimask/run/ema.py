@@ -10,6 +10,7 @@ Deviations from `EMAWeightAveraging`, each of which has a test that it would fai
   3000 steps at 0.9999), in a lerp they do not;
 - a checkpoint written while the module shows the average (after the last step, or on an exception in validation) still
   holds the raw weights, so that a finished run can be continued;
+- a network that is sharded is copied before it is divided, and its average divided likewise;
 - the decay warms up, because short runs would otherwise be averaged with their first, random weights.
 """
 
@@ -22,6 +23,11 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from trimask.tasks.sharding import own_parts, release_weights, shard, shares, whole
+
+_STATES = ("state_dict", "current_model_state")  # of a whole module each
 
 
 class ExponentialMovingAverage(WeightAveraging):
@@ -43,6 +49,7 @@ class ExponentialMovingAverage(WeightAveraging):
     @torch.no_grad()
     def _blend(self, averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
         """In place; the tensors of one call have one device and type."""
+        averages, currents = own_parts(averages), own_parts(currents)
         n = int(num_averaged)
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         if averages[0].is_floating_point():
@@ -53,14 +60,20 @@ class ExponentialMovingAverage(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._average_is_shown = False
-        super().setup(trainer, pl_module, stage)
+            # As the base, which would have a network divided before it is copied: that is refused.
+            device = self._device or pl_module.device
+            self._average_model = AveragedModel(pl_module, device, use_buffers=self._use_buffers, **self._kwargs)
+            if pl_module.device_mesh is not None:
+                average: Any = self._average_model.module
+                shard(average.network, trainer.strategy.root_device)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # else the module holds the average already
             super().on_validation_epoch_start(trainer, pl_module)
             self._average_is_shown = True
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        release_weights(pl_module.network)
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_validation_epoch_end(trainer, pl_module)
             self._average_is_shown = False
@@ -73,6 +86,13 @@ class ExponentialMovingAverage(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = whole(checkpoint["state_dict"])
         if self._average_is_shown:  # the base took the module's weights for the raw ones
             average, raw = checkpoint["current_model_state"], checkpoint["state_dict"]
             checkpoint["state_dict"], checkpoint["current_model_state"] = average, raw
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states = {key: shares(checkpoint[key], pl_module) for key in _STATES if key in checkpoint}
+        super().on_load_checkpoint(trainer, pl_module, {**checkpoint, **states})

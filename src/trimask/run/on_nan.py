@@ -84,6 +84,7 @@ class WatchForNan(L.Callback):
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         gradients = [] if is_scaled else _local(p.grad for p in pl_module.parameters() if p.grad is not None)
         losses = torch.stack([part.is_finite for part in self._parts if part.is_finite is not None]).all()
+        gradients = [part for part in gradients if part.numel()]  # of a sharded weight a process may hold nothing
         largest = get_total_norm(gradients, float("inf")) if gradients else torch.zeros((), device=losses.device)
         bad = torch.stack([~losses, ~largest.isfinite()]).float()
         loss_is_bad, gradient_is_bad = trainer.strategy.reduce(bad, reduce_op="max").bool().tolist()

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -25,6 +26,7 @@ from trimask.inference import Inference
 from trimask.metrics import Measure, Slices
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
 from trimask.tasks.further import FurtherMeasures, FurtherScores
+from trimask.tasks.sharding import gather_weights, release_weights, shard
 from trimask.tasks.tables import Breakdown
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
@@ -225,6 +227,12 @@ class SegmentationModule(L.LightningModule, ABC):
             further.update(answer, target, name, batch.meta[index])
         return {"answers": answers}
 
+    def on_validation_epoch_start(self) -> None:
+        gather_weights(self.network)
+
+    def on_test_epoch_start(self) -> None:
+        gather_weights(self.network)
+
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val", self.val_metric, self.val_further)
 
@@ -232,6 +240,7 @@ class SegmentationModule(L.LightningModule, ABC):
         self._log_scores("test", self.test_metric, self.test_further)
 
     def _log_scores(self, stage: str, metric: Metric, further: FurtherMeasures) -> None:
+        release_weights(self.network)
         scores = metric.compute()  # sums over processes: every process logs the same numbers
         beside = further.compute(scores, self.headline)
         for name, value in beside.joined(self.score_values(scores)).items():
@@ -278,6 +287,11 @@ class SegmentationModule(L.LightningModule, ABC):
         self.val_further.require(offers, tags and tags("test" if stage == "test" else "val"))
         if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
             self._learn_frequencies(self._frequencies_of_data())
+
+    def configure_model(self) -> None:
+        """Divides the network where the strategy shards (`--with trainer/fsdp`); once, however often it is called."""
+        if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+            shard(self.network, self.trainer.strategy.root_device)
 
     def _frequencies_of_data(self) -> Frequencies:
         """How often the classes occur in the training split; whole numbers, so equal on every process."""
