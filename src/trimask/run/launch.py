@@ -7,7 +7,7 @@ import logging
 import netrc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -33,6 +33,7 @@ from trimask.run.metrics_csv import MetricsCsv
 from trimask.run.on_nan import OnNan, WatchForNan
 from trimask.run.picture_report import PictureReport
 from trimask.run.rate_plot import RatePlot
+from trimask.run.scale import Scale, require_possible
 from trimask.tasks import SegmentationModule
 from trimask.tasks.weights import read_checkpoint
 from trimask.visualise.panels import Panels
@@ -83,12 +84,14 @@ class Composed:
         name: of the experiment, or what the run is filed under instead.
         checkpoint: that is measured or continued, if any.
         title: what W&B calls the run, in place of its name and time.
+        recipe: the experiment as its file has it, before fragments and options; of a continued run nothing.
     """
 
     arguments: list[str]
     name: str
     checkpoint: Path | None
     title: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def launch(command: str, arguments: list[str]) -> int:
@@ -126,6 +129,7 @@ def compose(command: str, arguments: list[str]) -> Composed:
     config = experiments.find(ours.exp).config if ours.exp else {}
     checkpoint = None if ours.weights else _checkpoint(command, ours.ckpt_path, name)
     continued = RunFolder.of_checkpoint(checkpoint) if checkpoint else None
+    recipe = {} if continued else config
     if continued:
         config = yaml.safe_load(continued.config.read_text())  # the run that was started, whatever its file says today
     for fragment in ours.fragments:
@@ -137,7 +141,7 @@ def compose(command: str, arguments: list[str]) -> Composed:
         theirs = [*theirs, f"--ckpt_path={checkpoint}"]
     if ours.weights:
         theirs = [*theirs, f"--model.pretrained={ours.weights}"]
-    return Composed([command, *text, *theirs], ours.name or name, checkpoint, in_short(overrides) or None)
+    return Composed([command, *text, *theirs], ours.name or name, checkpoint, in_short(overrides) or None, recipe)
 
 
 def _overrides(file: Path) -> dict[str, Any]:
@@ -190,7 +194,7 @@ class TrimaskCLI(LightningCLI):
 
     def __init__(self, composed: Composed) -> None:
         self.arguments, self.experiment, self.title = composed.arguments, composed.name, composed.title
-        self.checkpoint = composed.checkpoint
+        self.checkpoint, self.recipe = composed.checkpoint, composed.recipe
         self.continued = RunFolder.of_checkpoint(self.checkpoint) if self.checkpoint else None
         quiet = {"exit_on_error": False}
         super().__init__(
@@ -263,7 +267,7 @@ class TrimaskCLI(LightningCLI):
         loggers = [] if given["logger"] is False else [*self._loggers(settings), *own]
         watched = given["enable_progress_bar"] is not False and console.is_terminal
         try:
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 logger=loggers,
                 callbacks=[*self._callbacks(settings, watched), *_as_list(given["callbacks"])],
                 plugins=[WholeFiles(), *_as_list(given["plugins"])],
@@ -271,6 +275,9 @@ class TrimaskCLI(LightningCLI):
                 default_root_dir=self.folder.path,
                 **kwargs,
             )
+            if self.subcommand == "fit":
+                require_possible(trainer, self.model.network, self.datamodule.batch_size)
+            return trainer
         except (ValueError, TypeError, MisconfigurationException) as error:  # Lightning's ways to refuse a setting
             if self.folder != self.continued and _first_process():
                 self.folder.discard()
@@ -312,6 +319,7 @@ class TrimaskCLI(LightningCLI):
                 RatePlot(),
                 WatchForNan(self.folder, settings.on_nan, settings.skip_limit),
                 LearningRates(),
+                Scale(self.recipe),
                 *checkpoints(self.folder, monitor, settings.mode, settings.save_every),
             ]
         else:
