@@ -53,11 +53,13 @@ USAGE = """usage: python -m trimask COMMAND ...
   replay    RUN_OR_FILE                                                         a step that was not finite again: where it begins
   list                                                                          all experiments
 
+SIGTERM lets `fit` save last.ckpt after its step and end with exit code 143; `--ckpt_path last` goes on exactly.
 `COMMAND --help` says more; `fit --exp NAME --print_config` shows every key that can be set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0 done, 2 the user must change something, 130 interrupted)."""
+    """Runs one command; returns the exit code (0 done, 2 the user must change something, 130 interrupted, 143 ended as SIGTERM
+    asked for)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning ends an interrupted run with `sys.exit(1)`
             return 130
+        if type(stop).__name__ == "SIGTERMException":  # Lightning's
+            return 143
         raise
     except Exception as error:
         sentence = one_sentence(error)

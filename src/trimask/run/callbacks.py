@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -52,7 +54,7 @@ class Last(Checkpoint):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         due = trainer.global_step > self._step and trainer.global_step % self.every_n_steps == 0
-        if due and not _validation_follows(trainer, batch_idx):
+        if due and not validation_follows(trainer, batch_idx):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -62,13 +64,19 @@ class Last(Checkpoint):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._save(trainer)
 
+    def save(self, trainer: Any) -> None:
+        """Unless this step's is there."""
+        if trainer.global_step > self._step:
+            self._save(trainer)
+
     def _save(self, trainer: Any) -> None:
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self.file)
             self._step = trainer.global_step
 
 
-def _validation_follows(trainer: Any, batch_idx: int) -> bool:
+def validation_follows(trainer: Any, batch_idx: int) -> bool:
+    """Whether it is next, or the end of the epoch with what comes there."""
     index = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
     return trainer.is_last_batch or bool(trainer.val_check_batch and (index + 1) % trainer.val_check_batch == 0)
 
@@ -236,11 +244,12 @@ class Report(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """An interrupted run says where it can be continued; of an error, log.txt keeps the whole story."""
         last = self.folder.checkpoint("last")
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            what = "interrupted" if isinstance(exception, KeyboardInterrupt) else "ended as a signal asked for"
             held = f"{last} continues it (--ckpt_path {last})" if last.is_file() else "no checkpoint was written yet"
-            log.info(f"interrupted at step {trainer.global_step}; {held}")
+            log.info(f"{what} at step {trainer.global_step}; {held}")
             return
-        with self.folder.log.open("a") as handle:
+        with suppress(OSError), self.folder.log.open("a") as handle:  # the disk may be full
             traceback.print_exception(exception, file=handle)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

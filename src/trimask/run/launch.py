@@ -26,14 +26,17 @@ from trimask import experiments
 from trimask.data.datamodule import SegmentationDataModule
 from trimask.errors import OptionParser, UsageError, innermost
 from trimask.run.build import link_classes
-from trimask.run.callbacks import KeepPictures, LearningRates, Progress, Report, WholeFiles, checkpoints
+from trimask.run.callbacks import KeepPictures, Last, LearningRates, Progress, Report, WholeFiles, checkpoints
 from trimask.run.console import console
+from trimask.run.disk import full_disk
 from trimask.run.folder import TOLD_TO, RunFolder, agreed
+from trimask.run.memory import MemoryAdvice
 from trimask.run.metrics_csv import MetricsCsv
 from trimask.run.on_nan import OnNan, WatchForNan
 from trimask.run.picture_report import PictureReport
 from trimask.run.rate_plot import RatePlot
 from trimask.run.scale import Scale, require_possible
+from trimask.run.signals import EndWhenAsked
 from trimask.tasks import SegmentationModule
 from trimask.tasks.weights import read_checkpoint
 from trimask.visualise.panels import Panels
@@ -196,6 +199,7 @@ class TrimaskCLI(LightningCLI):
         self.arguments, self.experiment, self.title = composed.arguments, composed.name, composed.title
         self.checkpoint, self.recipe = composed.checkpoint, composed.recipe
         self.continued = RunFolder.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        self.memory: MemoryAdvice
         quiet = {"exit_on_error": False}
         super().__init__(
             SegmentationModule,
@@ -240,6 +244,26 @@ class TrimaskCLI(LightningCLI):
 
     def test(self, **settings: Any) -> None:
         self.trainer.test(**settings, verbose=False)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if self.memory.said:
+                raise UsageError(self.memory.said) from error
+            if said := full_disk(error, self.folder.path):
+                raise UsageError(f"{said} {self._tidied()}") from error
+            raise
+
+    def _tidied(self) -> str:
+        """Removes what could not be written to its end, and says how to go on."""
+        if _first_process():
+            for part in self.folder.path.rglob("*.new"):
+                part.unlink(missing_ok=True)
+        last = self.folder.checkpoint("last")
+        if self.subcommand == "fit" and last.is_file():
+            return f"Make room, then {last} continues the run (--ckpt_path {last})."
+        return "Make room, then start again."
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's configuration is the config.yaml beside it."""
@@ -309,18 +333,21 @@ class TrimaskCLI(LightningCLI):
         return _wandb(self.folder, project=project, name=name, group=self.experiment, config=self.config_dump)
 
     def _callbacks(self, settings: RunSettings, watched: bool) -> list[Callback]:
+        self.memory = MemoryAdvice(self.config_dump)
         shown: list[Callback] = [Panels(self.folder, settings.panels), PictureReport(self.folder)]
-        callbacks = [*shown, Report(self.folder, console)]
+        callbacks = [*shown, Report(self.folder, console), self.memory]
         if watched:
             callbacks.append(Progress())
         if self.subcommand == "fit":
             monitor = settings.monitor or f"val/{self.model.headline}"
+            saved = checkpoints(self.folder, monitor, settings.mode, settings.save_every)
             callbacks += [
                 RatePlot(),
                 WatchForNan(self.folder, settings.on_nan, settings.skip_limit),
                 LearningRates(),
                 Scale(self.recipe),
-                *checkpoints(self.folder, monitor, settings.mode, settings.save_every),
+                *saved,
+                EndWhenAsked(next(callback for callback in saved if isinstance(callback, Last))),
             ]
         else:
             callbacks.append(KeepPictures(self.folder))
