@@ -200,6 +200,7 @@ class MaskRCNN(nn.Module):
         "mask_channels": 32,
         "frozen_stride": 0,
         "frozen_norm": False,
+        "top": 16,
     }
     RENAMES: ClassVar[dict[str, RenameTable]] = {
         "torchvision": _TORCHVISION,
