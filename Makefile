@@ -111,6 +111,10 @@ compare: $(READY) ## two runs on the same pictures: A=run B=run (folders, or exp
 replay: $(READY) ## a step that was not finite once more, and where it begins: STEP=run, or a file of its nonfinite/
 	$(if $(STEP),,$(error Which step? STEP= names a run's folder, an experiment, or a file of nonfinite/))@$(TRIMASK) replay $(STEP) $(ARGS)
 
+.PHONY: calibrate
+calibrate: $(READY) ## make the scores of a run probabilities, for predict: EXP=name (its newest run)
+	$(need-exp)@$(TRIMASK) calibrate $(EXP) $(ARGS)
+
 .PHONY: check-data
 check-data: $(READY) ## the dataset doctor: EXP=name, or DATA=folder of one or many data sets
 	@$(TRIMASK) doctor $(if $(EXP),--exp $(EXP),--data $(or $(DATA),data)) $(ARGS)

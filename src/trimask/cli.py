@@ -31,6 +31,7 @@ _OWN_FILE = (
     "sweep",
     "seeds",
     "compare",
+    "calibrate",
     "replay",
 )  # trimask/<command>.py has a function of the same name
 
@@ -50,6 +51,7 @@ USAGE = """usage: python -m trimask COMMAND ...
   sweep     NAME [--count N] [--jobs K] [--check] [--new]                       search the settings of an experiment
   seeds     --exp NAME --seeds 1,2,3 [--KEY=VALUE ...]                          train with several seeds: mean and spread
   compare   RUN_A RUN_B [--panels N]                                            is B better, on the same pictures?
+  calibrate RUN [--KEY=VALUE ...]                                               make its scores probabilities, for predict
   replay    RUN_OR_FILE                                                         a step that was not finite again: where it begins
   list                                                                          all experiments
 

@@ -125,7 +125,7 @@ def table(differences: Mapping[str, Difference], score: str, num_pictures: int) 
             found.add_row(name, "absent", "", "", "", "", "")
             continue
         ends = f"{one.low:+.4f} - {one.high:+.4f}".replace(" - ", " to ")
-        mark = ("better" if one.value > 0 else "worse") if one.is_clear else ""
+        mark = ("better" if one.is_better else "worse" if one.direction else "differs") if one.is_clear else ""
         cells = f"{one.a:.4f}", f"{one.b:.4f}", f"{one.value:+.4f}", ends, f"{one.detectable:.4f}", mark
         found.add_row(name, *cells, style="bold" if name == score else "")
     return found

@@ -11,6 +11,8 @@ A picture takes the same way as in validation: the batch of one, the task's `ans
 from __future__ import annotations
 
 import importlib
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,11 +32,15 @@ from trimask.tasks.base import SegmentationModule
 from trimask.tasks.weights import network_state, read_checkpoint
 from trimask.types import ClassSpec, Panoptic, Sample
 
+log = logging.getLogger("trimask")
+
 # Arguments of a task that a checkpoint does not need for answering: they stay plain data.
 ONLY_FOR_TRAINING = (
     "classes",
     "criterion",
     "metric",
+    "measures",
+    "slices",
     "optimizer",
     "groups",
     "schedule",
@@ -65,9 +71,10 @@ class Pipeline:
         self.precision = precision
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, **settings: Any) -> Pipeline:
-        """Args: path: a run's folder (its best.ckpt is taken) or a .ckpt file; settings: as for the constructor."""
-        return cls(load_module(Path(path)), **settings)
+    def from_checkpoint(cls, path: str | Path, *, temperature: float | None = None, **settings: Any) -> Pipeline:
+        """Args: path: a run's folder (its best.ckpt is taken) or a .ckpt file; temperature: of scores, by default what `trimask
+        calibrate` has found for it, or 1; settings: as for the constructor."""
+        return cls(load_module(Path(path), temperature), **settings)
 
     @property
     def classes(self) -> ClassSpec:
@@ -179,15 +186,18 @@ def _decode(picture: Picture, number: int) -> tuple[NDArray[np.uint8], str]:
     return (np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else picture), name
 
 
-def load_module(path: Path) -> SegmentationModule:
+def load_module(path: Path, temperature: float | None = None) -> SegmentationModule:
     """The trained task of a run's folder or a checkpoint, in evaluation mode, from that file alone.
 
     Only what answers is rebuilt: network and inference. Criterion, optimizer and schedule stay plain data.
 
+    Args: temperature: see `Pipeline.from_checkpoint`.
+
     Raises:
         ValueError: no checkpoint there, or one that was not written by the command line.
     """
-    return rebuilt(read_checkpoint(RunFolder(path).checkpoint("best") if path.is_dir() else path), path)
+    file = RunFolder(path).checkpoint("best") if path.is_dir() else path
+    return calibrated(rebuilt(read_checkpoint(file), path), file, temperature)
 
 
 def task_of(checkpoint: dict[str, Any], path: Path) -> type[SegmentationModule]:
@@ -219,6 +229,31 @@ def rebuilt(checkpoint: dict[str, Any], path: Path) -> SegmentationModule:
     module = kind(classes, criterion=torch.nn.Identity(), **vars(built.task))
     module.network.load_state_dict(network_state(checkpoint))
     return module.eval()
+
+
+def calibrated(module: SegmentationModule, file: Path, temperature: float | None = None) -> SegmentationModule:
+    """The same task with a temperature for its scores: a given one, or what `trimask calibrate` has found for this checkpoint.
+
+    Args: file: of the checkpoint; what was found for another one of its run is not used, and a warning says so.
+    """
+    run = RunFolder.of_checkpoint(file)
+    if temperature is None and run is not None and run.calibration.is_file():
+        told = json.loads(run.calibration.read_text())
+        if told["step"] == read_checkpoint(file)["global_step"]:
+            temperature = told["temperature"]
+        else:
+            log.warning(
+                f"{run.calibration} is of step {told['step']}, and {file.name} is not: scores stay as they are. "
+                f"`trimask calibrate {file}` makes a new one."
+            )
+    if temperature is not None:
+        if temperature <= 0 or not hasattr(module.answer, "tempered"):
+            raise ValueError(
+                f"A temperature is above 0, and scales scores of class maps or instances; got {temperature} for "
+                f"{module.answer.__name__}."
+            )
+        module.temperature = temperature
+    return module
 
 
 def _class(path: str) -> Any:

@@ -12,7 +12,7 @@ from rich.progress import track
 from trimask.data.decode import read_image
 from trimask.data.files import PICTURE_SUFFIXES
 from trimask.errors import OptionParser, UsageError
-from trimask.pipeline import Pipeline, rebuilt, task_of
+from trimask.pipeline import Pipeline, calibrated, rebuilt, task_of
 from trimask.results import FORMS, CocoIds, Form
 from trimask.run.console import console
 from trimask.run.folder import RunFolder
@@ -31,7 +31,8 @@ def predict(arguments: list[str]) -> int:
     _refuse_to_overwrite(options, form, plan)
     classes = ClassSpec.from_config(checkpoint["trimask"]["classes"])
     ids = CocoIds.read(options.coco, pictures, classes) if options.coco else None
-    pipeline = Pipeline(rebuilt(checkpoint, file), device=options.device, precision=options.precision)
+    module = calibrated(rebuilt(checkpoint, file), file, options.temperature)
+    pipeline = Pipeline(module, device=options.device, precision=options.precision)
     options.out.mkdir(parents=True, exist_ok=True)
     answers = pipeline.answers(pictures, batch_size=options.batch_size, **pipeline.module.scored_by)
     rows = []
@@ -39,7 +40,8 @@ def predict(arguments: list[str]) -> int:
         image = read_image(picture)
         row = form.write(image, answer, plan[picture], classes)
         rows.append({"picture": str(picture), "size": list(image.shape[:2]), **row})
-    summary = {"classes": classes.to_config(), "run": str(options.run), "pictures": rows}
+    told = {"classes": classes.to_config(), "run": str(options.run), "temperature": module.temperature}
+    summary = {**told, "pictures": rows}
     (options.out / "predictions.json").write_text(json.dumps(summary, indent=1))
     if ids and form.coco:
         (options.out / form.coco_file).write_text(json.dumps(form.coco(rows, ids)))
@@ -53,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", required=True, help="a run's folder, a .ckpt file, or an experiment (its newest run)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results; made if it does not exist")
     parser.add_argument("--scores", action="store_true", help="also write class probabilities (of class maps)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="divides the logits behind scores; by default what `trimask calibrate` has found, or 1",
+    )
     parser.add_argument(
         "--coco",
         type=Path,

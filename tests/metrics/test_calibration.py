@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trimask.metrics import Calibration, InstanceCalibration
-from trimask.metrics.calibration import CalibrationPictures, fit_temperature, pixel_evidence
+from trimask.metrics.calibration import CalibrationPictures, Evidence, fit_temperature
 from trimask.metrics.pictures import load, save
 from trimask.types import ClassSpec, Instances, SemanticMap, Target
 
@@ -122,8 +122,9 @@ def test_detections_are_right_from_an_overlap_of_half_on_and_crowds_do_not_count
     assert scores["ece"] == pytest.approx((0.1 + 0.6) / 2, abs=1e-3)
     assert scores["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.6**2) / 2, abs=1e-6)
     assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.4)) / 2, abs=1e-6)
-    metric.reset()
-    InstanceCalibration(CLASSES, above=0.7).update(*instances(), name="a")
+    logs, true = metric.evidence(*instances(), name="a", count=1, seed=0)
+    torch.testing.assert_close(logs.exp(), torch.tensor([[0.1, 0.9], [0.4, 0.6]]))
+    assert true.tolist() == [1, 0]
 
 
 def test_instances_below_a_score_are_left_out():
@@ -138,20 +139,23 @@ def test_instances_below_a_score_are_left_out():
 @pytest.mark.parametrize("sharpness", [0.5, 2.0])
 def test_the_temperature_undoes_what_was_done_to_the_logits(sharpness):
     parts = [
-        pixel_evidence(answer(scores), truth(labels), CLASSES, count=10**6, seed=(0, row))
-        for row, (_, scores, labels) in enumerate(pictures(120, sharpness))
+        Calibration(CLASSES).evidence(answer(scores), truth(labels), name=name, count=10**6, seed=0)
+        for name, scores, labels in pictures(120, sharpness)
     ]
-    logs, true = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    assert fit_temperature(logs, true) == pytest.approx(sharpness, rel=0.05)
+    evidence = Evidence(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    assert fit_temperature(evidence) == pytest.approx(sharpness, rel=0.05)
 
 
 def test_evidence_is_a_bounded_part_of_the_labelled_pixels_and_always_the_same():
-    [(_, scores, labels)] = pictures(1)
-    logs, true = pixel_evidence(answer(scores), truth(labels), CLASSES, count=20, seed=(3, 1))
-    again = pixel_evidence(answer(scores), truth(labels), CLASSES, count=20, seed=(3, 1))
+    [(name, scores, labels)] = pictures(1)
+    told = {"name": name, "count": 20, "seed": 3}
+    logs, true = Calibration(CLASSES).evidence(answer(scores), truth(labels), **told)
+    again = Calibration(CLASSES).evidence(answer(scores), truth(labels), **told)
+    other = Calibration(CLASSES).evidence(answer(scores), truth(labels), **told | {"seed": 4})
     assert logs.shape == (20, 3)
     assert true.min() >= 0
-    assert torch.equal(logs, again[0])
+    assert torch.equal(logs, again.logs)
+    assert not torch.equal(logs, other.logs)
     rows = {tuple(row) for row in scores.log().flatten(1).T[labels.flatten() >= 0].tolist()}
     assert {tuple(row) for row in logs.tolist()} <= rows
 
@@ -159,9 +163,9 @@ def test_evidence_is_a_bounded_part_of_the_labelled_pixels_and_always_the_same()
 def test_answers_that_no_temperature_calibrates_are_refused():
     logs = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()
     with pytest.raises(ValueError, match="no temperature calibrates them"):
-        fit_temperature(logs, torch.tensor([0, 1]))
+        fit_temperature(Evidence(logs, torch.tensor([0, 1])))
     with pytest.raises(ValueError, match="there are none"):
-        fit_temperature(logs[:0], torch.zeros(0, dtype=torch.long))
+        fit_temperature(Evidence(logs[:0], torch.zeros(0, dtype=torch.long)))
 
 
 def test_temperature_leaves_labels_and_mass_and_equals_that_of_logits():

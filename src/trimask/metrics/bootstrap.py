@@ -74,13 +74,14 @@ def bootstrap_interval_of_slice(
 
 
 class Difference(NamedTuple):
-    """How much better B is than A in one score.
+    """How far B is from A in one score.
 
     Attributes:
         a, b: the scores.
         low, high: ends of the interval of b - a.
         detectable: the least difference that data like these show in four of five cases (power 80 %, two-sided 5 %), from the
             spread of the redrawn differences; nan where the score has no value.
+        direction: 1 where more is better, -1 where less is, 0 where neither is.
     """
 
     a: float
@@ -88,6 +89,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     detectable: float
+    direction: int = 1
 
     @property
     def value(self) -> float:
@@ -97,6 +99,11 @@ class Difference(NamedTuple):
     def is_clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def is_better(self) -> bool:
+        """Whether B is, if the difference is clear."""
+        return self.value * self.direction > 0
 
 
 def paired_bootstrap(
@@ -120,7 +127,9 @@ def paired_bootstrap(
         drawn = redrawn_b[name] - redrawn_a[name]
         known = drawn[~np.isnan(drawn)]
         detectable = _POWER * float(known.std(ddof=1)) if len(known) > 1 else float("nan")
-        found[name] = Difference(whole_a[name], whole_b[name], *_ends(drawn, level), detectable)
+        found[name] = Difference(
+            whole_a[name], whole_b[name], *_ends(drawn, level), detectable, a.directions.get(name, 1)
+        )
     return found
 
 

@@ -26,7 +26,7 @@ from trimask.types import ClassSpec, Instances, SemanticMap, Target
 
 LEVELS = 4096  # of confidence in a bin
 LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 is taken for this one, so that its logarithm is a number
-BOUNDS = (0.05, 20.0)  # between which a temperature is looked for
+BOUNDS = (0.01, 100.0)  # between which a temperature is looked for
 
 
 class Reliability(NamedTuple):
@@ -37,10 +37,23 @@ class Reliability(NamedTuple):
     right: Ratios
 
 
+class Evidence(NamedTuple):
+    """What a temperature is fitted to, on the host.
+
+    Attributes:
+        logs: (n, K) log probabilities, up to a constant for each row.
+        true: (n,) int64 which of the K is true.
+    """
+
+    logs: Tensor
+    true: Tensor
+
+
 class CalibrationPictures(MeasuredPictures):
     """Args: rows: (P, 1, 3 B + 2) answers of each bin, those that are right, sums of confidence; sums of Brier scores and of
     negative log likelihoods."""
 
+    directions: Mapping[str, int] = {"ece": -1, "mce": -1, "brier": -1, "nll": -1, "overconfidence": 0}
     definition = (
         "ECE: the mean gap between confidence and share of right answers, over bins of confidence weighted by what they hold; "
         "MCE: the largest gap. Brier: squared distance to the truth, 0 to 2. NLL: negative log of what the truth is given. "
@@ -106,6 +119,17 @@ class Calibration(Measure):
     def compute(self) -> CalibrationPictures:
         return CalibrationPictures(*self.summed(1, 3 * self.bins + 2))
 
+    def evidence(self, answer: SemanticMap, truth: Target, *, name: str, count: int, seed: int) -> Evidence:
+        """What a temperature is fitted to: at most `count` labelled pixels of the picture, chosen by its name and the seed."""
+        labels = truth.semantic(self.classes.ignore_index).flatten()
+        places = torch.nonzero(labels != self.classes.ignore_index)[:, 0]
+        if len(places) > count:
+            generator = np.random.default_rng([seed, *name.encode()])
+            chosen = generator.choice(len(places), count, replace=False, shuffle=False)
+            places = places[torch.from_numpy(np.sort(chosen)).to(places.device)]
+        given = _scores(answer, name).flatten(1)[:, places]
+        return Evidence(given.clamp(min=LEAST).log().T.float().cpu(), labels[places].cpu())
+
 
 class InstanceCalibration(Measure):
     """Of instances: whether a score is the chance that an object of the class lies there, with an IoU of masks of at least 0.5.
@@ -128,7 +152,7 @@ class InstanceCalibration(Measure):
         self._matching = AveragePrecision(classes)  # of one picture at a time
 
     def update(self, answer: Instances, truth: Target, *, name: str) -> None:
-        scores, right = detections(self._matching, answer.above(self.above), truth, name)
+        scores, right = self._matched(answer, truth, name)
         given = torch.where(right, scores, 1 - scores)
         brier = 2 * (1 - given).square().sum()  # of two classes: right and wrong
         nll = -given.clamp(min=LEAST).log().sum()
@@ -137,14 +161,18 @@ class InstanceCalibration(Measure):
     def compute(self) -> CalibrationPictures:
         return CalibrationPictures(*self.summed(1, 3 * self.bins + 2))
 
+    def evidence(self, answer: Instances, truth: Target, *, name: str, count: int, seed: int) -> Evidence:
+        """What a temperature is fitted to: all instances that count, as right or wrong."""
+        scores, right = self._matched(answer, truth, name)
+        return Evidence(torch.stack([1 - scores, scores], dim=1).clamp(min=LEAST).log().float(), right.long())
 
-def detections(matching: AveragePrecision, answer: Instances, truth: Target, name: str) -> tuple[Tensor, Tensor]:
-    """(D,) float64 scores of the instances that count, and which of them are right. Args: matching: is emptied."""
-    matching.reset()
-    matching.update(answer, truth, name=name)
-    found = one_matched(matching)
-    counts = ~found.ignored[:, AT_50]
-    return torch.from_numpy(found.scores_of[counts]), torch.from_numpy(found.right[counts, AT_50])
+    def _matched(self, answer: Instances, truth: Target, name: str) -> tuple[Tensor, Tensor]:
+        """(D,) float64 scores of the instances that count, and which of them are right."""
+        self._matching.reset()
+        self._matching.update(answer.above(self.above), truth, name=name)
+        found = one_matched(self._matching)
+        counts = ~found.ignored[:, AT_50]
+        return torch.from_numpy(found.scores_of[counts]), torch.from_numpy(found.right[counts, AT_50])
 
 
 def _sums(confidence: Tensor, right: Tensor, bins: int, brier: float, nll: float) -> NDArray[np.float64]:
@@ -173,39 +201,17 @@ def _scores(answer: SemanticMap, name: str) -> Tensor:
 # --- temperature scaling ---
 
 
-def pixel_evidence(
-    answer: SemanticMap, truth: Target, classes: ClassSpec, *, count: int, seed: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Of at most `count` labelled pixels, chosen by the seed: (n, C) log probabilities and (n,) the true class, on the host."""
-    labels = truth.semantic(classes.ignore_index).flatten()
-    places = torch.nonzero(labels != classes.ignore_index)[:, 0]
-    if len(places) > count:
-        chosen = np.random.default_rng(seed).choice(len(places), count, replace=False, shuffle=False)
-        places = places[torch.from_numpy(np.sort(chosen)).to(places.device)]
-    scores = _scores(answer, "a picture").flatten(1)[:, places]
-    return scores.clamp(min=LEAST).log().T.float().cpu(), labels[places].cpu()
-
-
-def detection_evidence(scores: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """(D,) scores and which are right -> (D, 2) log probabilities of wrong and right, and (D,) which is true."""
-    both = torch.stack([1 - scores, scores], dim=1)
-    return both.clamp(min=LEAST).log(), right.long()
-
-
-def fit_temperature(logs: Tensor, true: Tensor) -> float:
+def fit_temperature(evidence: Evidence) -> float:
     """The temperature at which the truth is most likely: where the slope of the loss is zero.
 
     In the inverse of the temperature the loss is convex, so that there is one such place or none.
-
-    Args:
-        logs: (n, K) log probabilities, up to a constant for each row.
-        true: (n,) the true class of each.
 
     Raises:
         ValueError: there is nothing to learn from, or no temperature between `BOUNDS` is best.
     """
     from scipy.optimize import brentq
 
+    logs, true = evidence
     if not len(logs):
         raise ValueError("A temperature is fitted to answers whose truth is known; there are none.")
     behind = logs - logs.gather(1, true[:, None])  # the truth

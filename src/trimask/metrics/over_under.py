@@ -12,6 +12,8 @@ truth and its prediction (without the other there is nothing to break or join); 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ Ids = NDArray[np.int32]  # (H, W) connected regions, 0 for none
 class RegionPictures(MeasuredPictures):
     """Args: rows: (P, 3, C) ROM, RUM, and 1 where the picture has the class in truth and prediction."""
 
+    directions: Mapping[str, int] = {"rom": -1, "rum": -1}
     definition = (
         "ROM: how far true regions are broken up, RUM: how far they are joined; 0 is none, 1 the limit. Mean over the "
         "pictures that have a class in truth and prediction, then over classes."

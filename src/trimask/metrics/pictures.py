@@ -25,6 +25,8 @@ _STEP = 256  # pictures that are looked at alone in one go
 class Pictures(ABC):
     """Args: names: of the pictures, unique."""
 
+    directions: Mapping[str, int] = {}  # of scores that should not grow: -1 where less is better, 0 where neither is
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
 
@@ -86,6 +88,7 @@ class JoinedPictures(Pictures):
     def __init__(self, parts: Sequence[Pictures]) -> None:
         super().__init__(parts[0].names)
         self.parts = tuple(parts)
+        self.directions = {name: way for part in parts for name, way in part.directions.items()}
         if any(part.names != self.names for part in parts):
             raise ValueError("Scores can be joined only if they are of the same pictures; each name must be unique.")
 

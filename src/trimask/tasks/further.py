@@ -216,7 +216,7 @@ class MeasureRow(NamedTuple):
 
 
 def _slice_table(rows: Sequence[SliceRow], sliced: SliceScores) -> Table:
-    table = Table(title="slices", caption=sliced.definition, caption_justify="left")
+    table = Table(title="slices", min_width=90, caption=sliced.definition, caption_justify="left")
     for column in ("tag", "value", "pictures", sliced.headline, "95 %", "against all", ""):
         table.add_column(column, justify="left" if column in ("tag", "value", "") else "right")
     for row in rows:
@@ -231,7 +231,7 @@ def _slice_table(rows: Sequence[SliceRow], sliced: SliceScores) -> Table:
 
 
 def _measure_table(rows: Sequence[MeasureRow], definitions: str) -> Table:
-    table = Table(title="further measures", caption=definitions, caption_justify="left")
+    table = Table(title="further measures", min_width=90, caption=definitions, caption_justify="left")
     for column in ("", "value", "95 %"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torchmetrics import Metric
 
-from trimask.metrics import AveragePrecision, Averages, InstanceScores
+from trimask.metrics import AveragePrecision, Averages, InstanceCalibration, InstanceScores
 from trimask.metrics.confusion import class_mean
 from trimask.tasks.base import SegmentationModule
 from trimask.tasks.tables import Breakdown, percent
@@ -25,6 +25,7 @@ class InstanceModule(SegmentationModule):
     answer = Instances
     headline = "map"
     default_metric = AveragePrecision
+    calibrated_by = InstanceCalibration
     tells_classes = True
 
     def update_metric(self, metric: Metric, answer: Instances, target: Target, name: str) -> None:

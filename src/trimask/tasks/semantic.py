@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torchmetrics import Metric
 
-from trimask.metrics import SemanticConfusion, SemanticScores, mean_iou
+from trimask.metrics import Calibration, SemanticConfusion, SemanticScores, mean_iou
 from trimask.metrics.confusion import iou
 from trimask.tasks.base import SegmentationModule
 from trimask.tasks.tables import Breakdown, interval, percent
@@ -25,6 +25,7 @@ class SemanticModule(SegmentationModule):
     answer = SemanticMap
     headline = "miou"
     default_metric = SemanticConfusion
+    calibrated_by = Calibration
     scored_by: ClassVar[Mapping[str, Any]] = {"scores": True}
 
     def update_metric(self, metric: Metric, answer: SemanticMap, target: Target, name: str) -> None:
