@@ -1,59 +1,33 @@
-"""The same run on one process and on two: the same pictures a step, the same scores to the pixel, one folder."""
+"""The same run on one process, two and three: the same pictures a step, the same scores to the pixel, one folder.
+
+Where nothing is trained, every number and every picture's record is equal to the last bit. In training, sums over pictures run
+in another order, and the losses agree to rounding.
+"""
 
 import csv
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 
-# No norm and no dropout, so that what a process computes does not depend on which pictures it shares a batch with.
-# plain.py and the rest of the case lie in the working folder.
-PLAIN = """
-import torch
-from torch import nn
-from trimask.outputs import DenseOutput
-
-class Plain(nn.Module):
-    output = DenseOutput
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, num_classes, 1)
-        )
-
-    def forward(self, images):
-        return DenseOutput(self.layers(images.float() / 255))
-"""
-SEEN = '''
-import os
-import lightning as L
-
-class Seen(L.Callback):
-    """Writes which pictures this process was given."""
-
-    def write(self, stage, trainer, batch):
-        with open(f"seen_{trainer.world_size}_{trainer.global_rank}.txt", "a") as handle:
-            handle.write(f"{stage} {trainer.global_step} {' '.join(batch.names)}\\n")
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.write("train", trainer, batch)
-
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.write("val", trainer, batch)
-'''
+PARTS = Path(__file__).with_name("processes")
 CASE = {
     "data": {
         "dataset": {
             "class_path": "trimask.data.Shapes",
-            "init_args": {"length": 13, "eval_length": 5, "size": [64, 64]},
+            "init_args": {"length": 19, "eval_length": 7, "size": [64, 64]},
         },
-        "batch_size": 4,
+        "batch_size": 6,
         "eval_batch_size": 2,
         "num_workers": 0,
         "augment": [
@@ -83,18 +57,37 @@ CASE = {
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "callbacks": [{"class_path": "seen.Seen"}],
+        "callbacks": [{"class_path": "watch.Seen"}],
     },
     "run": {"panels": 2},
 }
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def trimask(*arguments, launcher=("-m", "trimask")):
-    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": "."}
-    command = [sys.executable, *launcher, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+def told(task, num_pictures):
+    """A case whose network answers from memory, and is not trained."""
+    dataset = {"class_path": "trimask.data.Shapes", "init_args": {"eval_length": num_pictures, "size": [64, 64]}}
+    network = {"class_path": "told.Told", "init_args": {"length": num_pictures}}
+    return {
+        "data": {"dataset": dataset, "eval_batch_size": 2, "num_workers": 0},
+        "model": {
+            "class_path": f"trimask.tasks.{task}",
+            "init_args": {"network": network, "criterion": {"class_path": "trimask.losses.QueryCriterion"}},
+        },
+        "trainer": {"accelerator": "cpu", "devices": 1},
+        "run": {"panels": 2},
+    }
+
+
+def python(*arguments):
+    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(PARTS)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def forked(*commands):
+    """Runs commands, each with its number of processes."""
+    python(str(PARTS / "forked.py"), json.dumps(commands))
 
 
 def rows(run):
@@ -102,33 +95,43 @@ def rows(run):
         return list(csv.DictReader(handle))
 
 
-def seen(num_processes):
+def only(parent):
+    [folder] = parent.iterdir()
+    return folder
+
+
+def seen(pattern, num_processes):
     """(stage, step) -> the pictures of all processes, sorted."""
     pictures = {}
     for rank in range(num_processes):
-        for line in Path(f"seen_{num_processes}_{rank}.txt").read_text().splitlines():
+        for line in Path(pattern.format(rank)).read_text().splitlines():
             stage, step, *names = line.split(" ")
             pictures.setdefault((stage, step), []).extend(names)
     return {key: sorted(names) for key, names in pictures.items()}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The folders of a run on one process, on two that Lightning starts, and on two that torchrun starts."""
+def folder(tmp_path_factory):
+    """The working folder of all of these tests."""
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("plain.py").write_text(PLAIN)
-        Path("seen.py").write_text(SEEN)
-        for name in ("one", "two", "torchrun"):
-            Path(f"{name}.yaml").write_text(yaml.safe_dump(CASE))
-        trimask("fit", "--exp", "one.yaml")
-        trimask("fit", "--exp", "two.yaml", *TWO)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "trimask"]
-        for file in Path().glob("seen_2*"):
-            file.rename(file.name.replace("seen", "lightning"))
-        trimask("fit", "--exp", "torchrun.yaml", *TWO, launcher=torchrun)
-        yield {name: list(Path("runs", name).iterdir()) for name in ("one", "two", "torchrun")}
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """The folders of a run on one and three processes, on two that Lightning starts, and on two that torchrun starts."""
+    names = ("one", "three", "two", "torchrun")
+    for name in names:
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(CASE))
+    forked((1, ["fit", "--exp", "one.yaml"]), (3, ["fit", "--exp", "three.yaml"]))
+    python("-m", "trimask", "fit", "--exp", "two.yaml", *TWO)
+    for file in Path().glob("seen_2*"):
+        file.rename(file.name.replace("seen", "lightning"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "trimask"]
+    python(*launcher, "fit", "--exp", "torchrun.yaml", *TWO)
+    return {name: list(Path("runs", name).iterdir()) for name in names}
 
 
 def test_a_run_has_one_folder_however_its_processes_are_started(runs):
@@ -140,18 +143,16 @@ def test_a_run_has_one_folder_however_its_processes_are_started(runs):
         assert (folder / "log.txt").read_text().count("pictures to train") == 1
 
 
-def test_a_step_sees_the_same_pictures_and_a_validation_sees_each_once(runs):
-    alone, together = seen(1), seen(2)
+@pytest.mark.parametrize(("pattern", "world"), [("lightning_2_{}.txt", 2), ("seen_2_{}.txt", 2), ("seen_3_{}.txt", 3)])
+def test_a_step_sees_the_same_pictures_and_a_validation_sees_each_once(runs, pattern, world):
+    alone, together = seen("seen_1_{}.txt", 1), seen(pattern, world)
     assert len(alone) == 8
-    for (stage, step), names in alone.items():
-        if stage == "train":
-            assert together[stage, step] == names
-        else:
-            assert len(set(names)) == 5
-            assert together[stage, step] == names
+    assert together == alone
+    for (stage, _), names in alone.items():
+        assert len(set(names)) == len(names) == (6 if stage == "train" else 7)
 
 
-@pytest.mark.parametrize("name", ["two", "torchrun"])
+@pytest.mark.parametrize("name", ["two", "three", "torchrun"])
 def test_losses_and_scores_agree(runs, name):
     """Every pixel is labelled here, so that the mean of the processes' means is the mean; sums run in another order."""
     for one, other in zip(rows(runs["one"][0]), rows(runs[name][0]), strict=True):
@@ -161,14 +162,80 @@ def test_losses_and_scores_agree(runs, name):
             assert float(other[key]) == pytest.approx(float(one[key]), **close), (one["step"], key)
 
 
-def test_a_checkpoint_scores_the_same_to_the_pixel(runs):
-    checkpoint = str(runs["one"][0] / "checkpoints" / "last.ckpt")
-    trimask("validate", "--ckpt_path", checkpoint)
-    trimask("validate", "--ckpt_path", checkpoint, *TWO)
-    first, second = sorted((runs["one"][0] / "validate").iterdir())
-    assert rows(first) == rows(second)
-    assert (first / "pictures.csv").read_text() == (second / "pictures.csv").read_text()
-    tables = [(folder / "log.txt").read_text() for folder in (first, second)]
-    assert [line for line in tables[0].splitlines() if "│" in line] == [
-        line for line in tables[1].splitlines() if "│" in line
-    ]
+def assert_same_evaluation(one, other):
+    """Every number, digit for digit, and what is kept of each picture."""
+    for name in ("metrics.csv", "pictures.csv"):
+        assert (one / name).read_text() == (other / name).read_text(), name
+    with np.load(one / "pictures.npz") as first, np.load(other / "pictures.npz") as second:
+        assert set(first) == set(second)
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+    assert texts(one) == texts(other)
+
+
+def texts(run):
+    """The report without its pictures, of which the first process shows some of its own, and the table of log.txt."""
+    page = re.sub(r"<img[^>]*>", "", (run / "report.html").read_text()).replace(str(run), "")
+    return page.count("<tr"), [line for line in (run / "log.txt").read_text().splitlines() if "│" in line]
+
+
+def test_a_checkpoint_scores_the_same_to_the_last_digit(runs):
+    last = runs["one"][0] / "checkpoints" / "last.ckpt"
+    forked(*((world, ["validate", "--ckpt_path", str(last)]) for world in (1, 2, 3)))
+    first, *others = sorted((runs["one"][0] / "validate").iterdir())
+    assert len(others) == 2
+    for other in others:
+        assert_same_evaluation(first, other)
+    trained = [row["val/miou"] for row in rows(runs["one"][0]) if row["val/miou"]]
+    assert rows(first)[0]["val/miou"] == trained[-1]
+
+
+# 7 pictures in batches of 2: 4 batches; 2 and 2; 2, 1 and 1. Of 2 pictures, one process of three gets none.
+TASKS = {"SemanticModule": "miou", "InstanceModule": "map", "PanopticModule": "pq"}
+WORLDS = {7: (1, 2, 3), 2: (1, 3)}
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    """(task, number of pictures) -> the evaluations of the same network, by the number of processes."""
+    save_file({"sharpness": torch.tensor(4.0)}, "told.safetensors")
+    commands = []
+    for task in TASKS:
+        for number, worlds in WORLDS.items():
+            name = f"{task}-{number}"
+            Path(f"{name}.yaml").write_text(yaml.safe_dump(told(task, number)))
+            options = ["validate", "--exp", f"{name}.yaml", "--weights", "told.safetensors", "--as"]
+            commands += [(world, [*options, f"{name}/{world}"]) for world in worlds]
+    forked(*commands)
+    return {
+        (task, number): {world: only(Path(f"runs/{task}-{number}/{world}/validate")) for world in worlds}
+        for task in TASKS
+        for number, worlds in WORLDS.items()
+    }
+
+
+@pytest.mark.parametrize("number", WORLDS)
+@pytest.mark.parametrize("task", TASKS)
+def test_confusion_ap_and_pq_are_those_of_one_process(measured, task, number):
+    alone, *others = measured[task, number].values()
+    [row] = rows(alone)
+    assert 0.1 < float(row[f"val/{TASKS[task]}"]) < 0.9
+    assert len(np.load(alone / "pictures.npz")["names"]) == number
+    for other in others:
+        assert_same_evaluation(alone, other)
+
+
+def test_validation_in_training_measures_what_the_checkpoint_holds(folder):
+    """With running statistics, which differ from process to process until they are told the first one's, and with a process
+    for whom no picture is left."""
+    case = yaml.safe_load(yaml.safe_dump(CASE))
+    case["model"]["init_args"]["network"]["init_args"] = {"norm": True}
+    case["data"]["dataset"]["init_args"]["eval_length"] = 2
+    Path("norm.yaml").write_text(yaml.safe_dump(case))
+    forked((3, ["fit", "--exp", "norm.yaml"]))
+    run = only(Path("runs/norm"))
+    forked((1, ["validate", "--ckpt_path", f"{run}/checkpoints/last.ckpt"]))
+    trained, [measured] = rows(run)[-1], rows(only(run / "validate"))
+    scores = [key for key in measured if key.startswith("val/")]
+    assert len(scores) > 5
+    assert {key: trained[key] for key in scores} == {key: measured[key] for key in scores}
