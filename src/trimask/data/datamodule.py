@@ -22,6 +22,7 @@ from trimask.data.batching import collate_in_worker
 from trimask.data.cache import GB, Cached, DiskStore, RamStore, Store
 from trimask.data.fingerprint import fingerprint
 from trimask.data.mix import Mix
+from trimask.data.overfit import Few, unchanged
 from trimask.data.remap import Remap, Remapped
 from trimask.data.sampling import Balance, EpochBatches, EveryOnce, Key
 from trimask.data.statistics import ClassStatistics, class_statistics
@@ -53,6 +54,8 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: of shuffling and augmentation.
         check_first: so many pictures of every split (all, if there are fewer) are read once before training starts, so that
             a broken file stops the run now and not in epoch 3; 0 reads none.
+        overfit: train and validate on the same so many training pictures, whole and unchanged but for their size: no
+            augmentation, mix or balance. See `--with trainer/overfit`.
     """
 
     def __init__(
@@ -71,8 +74,13 @@ class SegmentationDataModule(L.LightningDataModule):
         num_workers: int = 2,
         seed: int = 0,
         check_first: int = 512,
+        overfit: int | None = None,
     ) -> None:
         super().__init__()
+        if overfit is not None:
+            if overfit < 1:
+                raise ValueError(f"data.overfit is a number of pictures, at least 1; got {overfit}.")
+            augment, mix, balance = unchanged(augment), (), None
         if (cache_limit is not None and cache_limit <= 0) or (cache_max_side is not None and cache_max_side < 1):
             raise ValueError(
                 f"data.cache_limit (GB) and data.cache_max_side (pixels) are positive; got {cache_limit} and {cache_max_side}."
@@ -82,7 +90,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.make_dataset, self.remap, self.augment, self.mix = dataset, remap, Augment(augment), tuple(mix)
         self.balance, self.cache, self.cache_limit, self.cache_max_side = balance, cache, cache_limit, cache_max_side
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.seed, self.check_first = num_workers, seed, check_first
+        self.num_workers, self.seed, self.check_first, self.overfit = num_workers, seed, check_first, overfit
         self._plain: dict[str, SegmentationDataset] = {}  # as they are made
         self._splits: dict[str, SegmentationDataset] = {}  # as they are served
         self._store: Store | None = None
@@ -102,12 +110,15 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def split(self, name: str) -> SegmentationDataset:
         """The dataset of a split, made once. Raises DataError where it is empty."""
+        if self.overfit:
+            name = "train"
         if name not in self._splits:
             plain: Any = self.make_dataset(name)
             if len(plain) == 0:
                 raise DataError(f"The {name} split of {type(plain).__name__} is empty; check its folder and split.")
             self._plain[name] = plain
-            self._splits[name] = self._remapped(self._cached(plain, name))
+            served = self._remapped(self._cached(plain, name))
+            self._splits[name] = Few(served, self.overfit) if self.overfit else served
         return self._splits[name]
 
     def _cached(self, dataset: SegmentationDataset, name: str) -> SegmentationDataset:
@@ -208,7 +219,7 @@ class SegmentationDataModule(L.LightningDataModule):
         dataset, trainer = self.split(name), self.trainer
         world = trainer.world_size if trainer else 1
         sampler = EveryOnce(len(dataset), rank=trainer.global_rank if trainer else 0, num_processes=world)
-        keyed = _Keyed(dataset, None, (), self.seed)
+        keyed = _Keyed(dataset, self.augment if self.overfit else None, (), self.seed)
         if not len(sampler):  # more processes than pictures: a batch of none, so that all go through the same hooks
             return DataLoader(keyed, batch_sampler=[[]], **self._loader_settings())
         return DataLoader(keyed, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_settings())
