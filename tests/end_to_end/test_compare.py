@@ -1,7 +1,6 @@
 """Two real runs: what each keeps of its pictures is what its best checkpoint scores, and their panels are drawn."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +12,15 @@ from trimask.metrics.pictures import load
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-EXPERIMENT = """
-defaults: [trainer/default, data/shapes, model/fcn, optim/adamw_cosine]
-data:
-  dataset: {init_args: {length: 8, eval_length: 6, size: [32, 32]}}
-  batch_size: 4
-  num_workers: 0
-model:
-  init_args:
-    network: {init_args: {backbone: test_resnet, pretrained: false, channels: 16, aux_channels: 16}}
-    criterion:
-      class_path: trimask.losses.DenseCriterion
-      init_args: {terms: [{class_path: trimask.losses.CrossEntropy}]}
-trainer: {accelerator: cpu, max_epochs: 4, enable_progress_bar: false}
-run: {panels: 0}
-baseline: {none: a test}
-"""
-
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(workplace):
     """An ordinary run, and one that learns so fast that its first validations are not its last ones."""
-    folder = tmp_path_factory.mktemp("compare")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    (folder / "experiments").mkdir()
-    (folder / "experiments" / "small.yaml").write_text(EXPERIMENT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        for name, options in {"plain": [], "wild": ["--model.optimizer.lr=0.3", "--seed_everything=5"]}.items():
-            assert main(["fit", "--exp", "small", "--as", name, *options]) == 0
-        assert main(["validate", "--ckpt_path", str(next(Path("runs/plain").glob("*/checkpoints/best.ckpt")))]) == 0
-        yield {name: next((folder / "runs" / name).iterdir()) for name in ("plain", "wild")}
-
-
-@pytest.fixture(autouse=True)
-def at_home(runs, monkeypatch):
-    monkeypatch.chdir(runs["plain"].parents[2])
+    workplace.write("small", trainer={"max_epochs": 4})
+    for name, options in {"plain": [], "wild": ["--model.optimizer.lr=0.3", "--seed_everything=5"]}.items():
+        assert main(["fit", "--exp", "small", "--as", name, *options]) == 0
+    assert main(["validate", "--ckpt_path", str(next(Path("runs/plain").glob("*/checkpoints/best.ckpt")))]) == 0
+    return {name: next((workplace.folder / "runs" / name).iterdir()) for name in ("plain", "wild")}
 
 
 def validations(run):

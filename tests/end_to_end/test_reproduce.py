@@ -6,56 +6,31 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from trimask.cli import main
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-EXPERIMENT = """
-defaults: [trainer/default, data/shapes, model/fcn, optim/adamw_cosine]
-data:
-  dataset: {init_args: {length: 8, eval_length: 6, size: [32, 32]}}
-  batch_size: 4
-  num_workers: 0
-model:
-  init_args:
-    network: {init_args: {backbone: test_resnet, pretrained: false, channels: 16, aux_channels: 16}}
-    criterion:
-      class_path: trimask.losses.DenseCriterion
-      init_args: {terms: [{class_path: trimask.losses.CrossEntropy}]}
-trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false}
-run: {panels: 0}
-"""
+SHORT = {"max_epochs": 1}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(workplace):
     """A working directory with one trained experiment."""
-    folder = tmp_path_factory.mktemp("ledger")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    (folder / "experiments" / "small").mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        state({"none": "a test"})
-        assert main(["fit", "--exp", "small/shapes"]) == 0
-        yield folder
+    workplace.write("small/shapes", trainer=SHORT)
+    assert main(["fit", "--exp", "small/shapes"]) == 0
+    return workplace
 
 
 @pytest.fixture(autouse=True)
 def a_clean_ledger(home):
     yield
-    shutil.rmtree(home / "experiments" / "ledger", ignore_errors=True)
+    shutil.rmtree(home.folder / "experiments" / "ledger", ignore_errors=True)
 
 
-def state(baseline):
-    Path("experiments/small/shapes.yaml").write_text(EXPERIMENT + yaml.safe_dump({"baseline": baseline}))
-
-
-def published(value, tolerance=0.001):
-    state({"metric": "val/miou", "value": value, "tolerance": tolerance, "source": "a test"})
+def published(home, value, tolerance=0.001):
+    baseline = {"metric": "val/miou", "value": value, "tolerance": tolerance, "source": "a test"}
+    home.write("small/shapes", trainer=SHORT, baseline=baseline)
 
 
 def entries():
@@ -68,9 +43,9 @@ def best():
         return run, float(max(row["val/miou"] for row in csv.DictReader(file)))
 
 
-def test_a_wrong_baseline_exits_1_and_says_by_how_much(capsys):
+def test_a_wrong_baseline_exits_1_and_says_by_how_much(home, capsys):
     run, value = best()
-    published(value + 0.2)
+    published(home, value + 0.2)
     assert main(["reproduce", "--exp", "small/shapes"]) == 1
     [told] = entries()
     assert (told["verdict"], told["metric"]) == ("missed", "val/miou")
@@ -85,9 +60,9 @@ def test_a_wrong_baseline_exits_1_and_says_by_how_much(capsys):
     assert "missed" in capsys.readouterr().out
 
 
-def test_a_released_file_meets_its_number_and_stands_in_another_column(capsys):
+def test_a_released_file_meets_its_number_and_stands_in_another_column(home, capsys):
     weights, value = best()
-    published(round(value, 4))
+    published(home, round(value, 4))
     assert main(["reproduce", "--exp", "small/shapes", "--weights", str(weights)]) == 0
     [told] = entries()
     assert (told["verdict"], told["trained_here"], told["seed"]) == ("met", None, None)
@@ -98,8 +73,8 @@ def test_a_released_file_meets_its_number_and_stands_in_another_column(capsys):
     assert line.index(" met ") < line.index("not run"), "weights evaluated, then trained here"
 
 
-def test_what_was_trained_otherwise_is_said(capsys):
-    published(0.99)
+def test_what_was_trained_otherwise_is_said(home, capsys):
+    published(home, 0.99)
     options = ["--train", "--trainer.gradient_clip_val=0.5", "--data.seed=5"]
     assert main(["reproduce", "--exp", "small/shapes", *options]) == 1
     [told] = entries()
@@ -110,8 +85,8 @@ def test_what_was_trained_otherwise_is_said(capsys):
     shutil.rmtree(told["trained_here"]["run"])
 
 
-def test_what_could_not_be_run_is_an_entry_too(capsys):
-    state({"none": "a test"})
+def test_what_could_not_be_run_is_an_entry_too(home, capsys):
+    home.write("small/shapes", trainer=SHORT)
     assert main(["reproduce", "--exp", "small/shapes", "--train", "--data.batch_size=100"]) == 1
     [told] = entries()
     assert (told["verdict"], told["value"]) == ("not run", None)
