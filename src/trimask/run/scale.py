@@ -7,6 +7,7 @@ itself: it says what the numbers would be.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from trimask.data.datamodule import SegmentationDataModule
 
 log = logging.getLogger("trimask")
 
@@ -61,11 +64,14 @@ class Scale(Callback):
 
 
 def rate_and_batch(config: Mapping[str, Any]) -> tuple[float | None, int | None]:
-    """What a configuration says of the learning rate and of the pictures a step; None where it says nothing."""
+    """An experiment's learning rate and pictures a step; these have a default. None where it says nothing."""
+    if not config:
+        return None, None
     rate: Any = config
     for key in ("model", "init_args", "optimizer", "init_args", "lr"):
         rate = rate.get(key) if isinstance(rate, Mapping) else None
-    return rate, (config.get("data") or {}).get("batch_size")
+    default = inspect.signature(SegmentationDataModule).parameters["batch_size"].default
+    return rate, config.get("data", {}).get("batch_size", default)
 
 
 def advice(published: tuple[float | None, int | None], used: tuple[float, int]) -> str | None:

@@ -11,6 +11,7 @@ gather the same unit at the same time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def shard(network: nn.Module, device: torch.device) -> None:
     """Divides a network over all processes, in place; it begins with the first one's weights, on `device`.
 
     Raises:
-        ValueError: an older torch, or weights whose channels lie innermost, which cannot be cut.
+        ValueError: an older torch, or weights that cannot be cut: single numbers, and those whose channels lie innermost.
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < FIRST_TORCH:
         raise ValueError(
@@ -42,6 +43,12 @@ def shard(network: nn.Module, device: torch.device) -> None:
         )
     if not all(parameter.is_contiguous() for parameter in network.parameters()):
         raise ValueError("Weights with the channels innermost cannot be sharded; set model.channels_last to false.")
+    if single := [name for name, parameter in network.named_parameters() if parameter.ndim == 0]:
+        raise ValueError(
+            f"{type(network).__name__} cannot be sharded: its {', '.join(single)} is a single number. Use DDP."
+        )
+    # Of outputs that are views; nothing writes into them (torch/distributed/fsdp/_fully_shard/_fsdp_state.py).
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     network.to(device)
     for tensor in [*network.parameters(), *network.buffers()]:
         dist.broadcast(tensor.detach(), 0)
