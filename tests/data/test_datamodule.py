@@ -349,3 +349,19 @@ def test_real_pictures_from_a_cache_feed_a_step_that_takes_no_time(tmp_path, mon
     print(f"{milliseconds:.2f} ms of a processor a picture")
     assert num_pictures == 480
     assert milliseconds < 1000 / 150
+
+
+def test_the_tags_of_the_pictures_that_were_checked_are_known():
+    class Tagged(Numbers):
+        def __getitem__(self, index):
+            tags = {"size": "large"} if index % 2 else {"size": "small", "color": "gray"}
+            return replace(super().__getitem__(index), meta=tags)
+
+    data = SegmentationDataModule(Tagged, batch_size=4, num_workers=0)
+    assert data.tags("val") is None
+    data.check("validate")
+    assert data.tags("val") == {"size": {"large", "small"}, "color": {"gray"}}
+    assert data.tags("test") is None
+    unread = SegmentationDataModule(Tagged, batch_size=4, num_workers=0, check_first=0)
+    unread.check("validate")
+    assert unread.tags("val") is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.metrics import ObjectSize, OverUnderSegmentation, TrimapIoU, mean_iou
+from trimask.metrics import ObjectSize, OverUnderSegmentation, TrimapIoU, mean_iou, paired_bootstrap
 from trimask.metrics.over_under import regions, rom_and_rum
 from trimask.metrics.pictures import JoinedPictures, load, save
 from trimask.types import ClassSpec, Panoptic, SemanticMap, Target
@@ -211,3 +211,21 @@ def test_joined_scores_are_kept_in_one_file(tmp_path):
         JoinedPictures([parts[1], parts[1]]).scores()
     with pytest.raises(ValueError, match="of the same pictures"):
         JoinedPictures([parts[0], parts[1].only(np.array([0]))])
+
+
+def test_a_comparison_knows_of_which_scores_less_is_better():
+    def joined(noise):
+        parts = [TrimapIoU(CLASSES, widths=[2]), OverUnderSegmentation(CLASSES)]
+        for seed in range(6):
+            true, found = maps(seed)
+            random = np.random.default_rng(seed).random(true.shape)
+            answer = SemanticMap(torch.from_numpy(np.where(random < noise, found, true.clip(0))))
+            for part in parts:
+                part.update(answer, target(true), name=str(seed))
+        return JoinedPictures([part.compute() for part in parts])
+
+    found = paired_bootstrap(joined(1), joined(0.1), num_resamples=50)
+    assert found["rom"].value < 0 < found["miou_band_2px"].value
+    assert found["rom"].is_better
+    assert found["miou_band_2px"].is_better
+    assert not found["rom"]._replace(a=0, b=1).is_better
