@@ -24,37 +24,13 @@ from trimask.losses.class_weights import ClassFrequencies, ClassWeights, Rule
 from trimask.losses.dense import DenseTerm, Look, Strip
 
 
-class CrossEntropy(DenseTerm):
-    """Equal to `F.cross_entropy` with its mean.
-
-    Args:
-        weight: factor on the value.
-        class_weights: one factor a class, not negative; or the rule by which they are made from how often the classes occur
-            in the training split, see `class_weights`; by default 1.
-        label_smoothing: share of the truth that is spread evenly over the classes, 0..1. With it the minimum is not 0.
-        average: what the sum is divided by. "weights": the class weights of all labelled pixels; "labelled": their number;
-            "all": the number of all pixels. Without class weights the first two are the same.
-        name: key of the value.
-    """
+class _ClassWeighted(DenseTerm):
+    """A term with one factor a class."""
 
     compares_channels: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        weight: float = 1.0,
-        class_weights: list[float] | Rule | None = None,
-        label_smoothing: float = 0.0,
-        average: Literal["weights", "labelled", "all"] = "weights",
-        name: str = "cross_entropy",
-    ) -> None:
+    def __init__(self, *, weight: float, class_weights: list[float] | Rule | None, name: str) -> None:
         super().__init__(weight=weight, name=name)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must lie in 0..1; got {label_smoothing}.")
-        if average not in ("weights", "labelled", "all"):
-            raise ValueError(f"Cross-entropy averages over weights, labelled pixels or all; got {average!r}.")
-        self.label_smoothing = label_smoothing
-        self.average = average
         self.class_weights = ClassWeights(class_weights, name)
 
     @property
@@ -67,6 +43,37 @@ class CrossEntropy(DenseTerm):
 
     def check(self, num_channels: int) -> None:
         self.class_weights.check(max(2, num_channels))
+
+
+class CrossEntropy(_ClassWeighted):
+    """Equal to `F.cross_entropy` with its mean.
+
+    Args:
+        weight: factor on the value.
+        class_weights: one factor a class, not negative; or the rule by which they are made from how often the classes occur
+            in the training split, see `class_weights`; by default 1.
+        label_smoothing: share of the truth that is spread evenly over the classes, 0..1. With it the minimum is not 0.
+        average: what the sum is divided by. "weights": the class weights of all labelled pixels; "labelled": their number;
+            "all": the number of all pixels. Without class weights the first two are the same.
+        name: key of the value.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        class_weights: list[float] | Rule | None = None,
+        label_smoothing: float = 0.0,
+        average: Literal["weights", "labelled", "all"] = "weights",
+        name: str = "cross_entropy",
+    ) -> None:
+        super().__init__(weight=weight, class_weights=class_weights, name=name)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in 0..1; got {label_smoothing}.")
+        if average not in ("weights", "labelled", "all"):
+            raise ValueError(f"Cross-entropy averages over weights, labelled pixels or all; got {average!r}.")
+        self.label_smoothing = label_smoothing
+        self.average = average
 
     def focus(self, look: Look) -> Tensor:
         if self.average == "all":
@@ -93,7 +100,7 @@ class CrossEntropy(DenseTerm):
         return -sums.sum() / focus
 
 
-class OhemCrossEntropy(DenseTerm):
+class OhemCrossEntropy(_ClassWeighted):
     """Cross-entropy over the hard pixels only: those whose true class has a probability below the threshold.
 
     The threshold rises, over the batch, as far as is needed to keep `min_kept` pixels a picture.
@@ -108,8 +115,6 @@ class OhemCrossEntropy(DenseTerm):
         name: key of the value.
     """
 
-    compares_channels: ClassVar[bool] = True
-
     def __init__(
         self,
         *,
@@ -120,7 +125,7 @@ class OhemCrossEntropy(DenseTerm):
         average: Literal["kept", "all"] = "kept",
         name: str = "ohem_cross_entropy",
     ) -> None:
-        super().__init__(weight=weight, name=name)
+        super().__init__(weight=weight, class_weights=class_weights, name=name)
         if not 0 <= threshold <= 1 or min_kept < 0:
             raise ValueError(
                 f"OHEM needs a threshold in 0..1 and a min_kept of at least 0; got {threshold} and {min_kept}."
@@ -130,18 +135,6 @@ class OhemCrossEntropy(DenseTerm):
         self.threshold = threshold
         self.min_kept = min_kept
         self.average = average
-        self.class_weights = ClassWeights(class_weights, name)
-
-    @property
-    def needs_frequencies(self) -> bool:
-        return self.class_weights.rule is not None
-
-    def learn_frequencies(self, frequencies: ClassFrequencies) -> Mapping[str, list[float]]:
-        self.class_weights.learn(frequencies)
-        return {"class weights": self.class_weights.values or []}
-
-    def check(self, num_channels: int) -> None:
-        self.class_weights.check(max(2, num_channels))
 
     def focus(self, look: Look) -> Tensor:
         """(B, 1, H, W): what the loss of each pixel counts, 0 where it is easy or ignored."""
