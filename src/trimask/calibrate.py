@@ -53,7 +53,7 @@ def calibrate(arguments: list[str]) -> int:
     kind = task_of(checkpoint, file)
     if kind.calibrated_by is None:
         raise UsageError(
-            f"{kind.__name__} has no calibration: it is defined for class maps and for instances. Calibrate a run of such a task."
+            f"{kind.__name__} does not say by which measure its scores are calibrated: it has no `calibrated_by`."
         )
     config = yaml.safe_load(run.config.read_text())
     data = built(str(run.path), config, overrides).data

@@ -249,7 +249,7 @@ def calibrated(module: SegmentationModule, file: Path, temperature: float | None
     if temperature is not None:
         if temperature <= 0 or not hasattr(module.answer, "tempered"):
             raise ValueError(
-                f"A temperature is above 0, and scales scores of class maps or instances; got {temperature} for "
+                f"A temperature is above 0, and scales answers that have scores; got {temperature} for "
                 f"{module.answer.__name__}."
             )
         module.temperature = temperature

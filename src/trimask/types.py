@@ -362,7 +362,7 @@ class Instances:
 
     def tempered(self, temperature: float) -> Instances:
         """The same instances in the same order, with the log odds of their scores divided by the temperature."""
-        return Instances(self.masks, self.labels, (self.scores.logit() / temperature).sigmoid(), self.boxes)
+        return replace(self, scores=(self.scores.logit() / temperature).sigmoid())
 
     def semantic(self, ignore_index: int = 255) -> Tensor:
         """(H, W) int64 class map; the best score wins where instances overlap, `ignore_index` where there is none."""
@@ -396,6 +396,10 @@ class Panoptic:
     segments: Tensor
     labels: Tensor
     scores: Tensor
+
+    def tempered(self, temperature: float) -> Panoptic:
+        """The same segments, with the log odds of their scores divided by the temperature."""
+        return replace(self, scores=(self.scores.logit() / temperature).sigmoid())
 
     def semantic(self, ignore_index: int = 255) -> Tensor:
         """(H, W) int64 class map; `ignore_index` where there is no segment."""

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.metrics import Calibration, InstanceCalibration
+from trimask.metrics import Calibration, InstanceCalibration, PanopticCalibration
 from trimask.metrics.calibration import CalibrationPictures, Evidence, fit_temperature
 from trimask.metrics.pictures import load, save
-from trimask.types import ClassSpec, Instances, SemanticMap, Target
+from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Target
 
 CLASSES = ClassSpec(["sky", "road", "car"], things=[2])
 
@@ -131,6 +131,22 @@ def test_instances_below_a_score_are_left_out():
     metric = InstanceCalibration(CLASSES, bins=5, above=0.7)
     metric.update(*instances(), name="a")
     assert metric.compute().rows[0, 0, :5].sum() == 1
+
+
+def test_segments_are_right_where_pq_matches_them_and_excused_ones_do_not_count():
+    segments = torch.zeros(1, 10, 20, dtype=torch.uint8)
+    segments[0, :, :5], segments[0, :, 5:10] = 1, 2
+    found = torch.zeros(10, 20, dtype=torch.int32)
+    found[:, :4], found[:, 4:10], found[:, 12:] = 1, 2, 3
+    target = Target(segments, torch.tensor([0, 2]), torch.zeros(2, dtype=torch.bool))
+    answer = Panoptic(found, torch.tensor([0, 1, 2]), torch.tensor([0.9, 0.7, 0.6]))
+    metric = PanopticCalibration(CLASSES, bins=5)
+    metric.update(answer, target, name="a")
+    rows = metric.compute().rows[0, 0]
+    assert rows[:5].tolist() == [0, 0, 0, 1, 1]
+    assert rows[5:10].tolist() == [0, 0, 0, 0, 1]
+    assert metric.compute().scores()["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.7**2) / 2, abs=1e-6)
+    torch.testing.assert_close(answer.tempered(2.0).scores, (answer.scores.logit() / 2).sigmoid())
 
 
 # --- temperature ---

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimask.metrics import ObjectSize, OverUnderSegmentation, TrimapIoU, mean_iou, paired_bootstrap
+from trimask.metrics import ObjectSize, OverUnderSegmentation, PanopticSize, TrimapIoU, mean_iou, paired_bootstrap
 from trimask.metrics.over_under import regions, rom_and_rum
 from trimask.metrics.pictures import JoinedPictures, load, save
 from trimask.types import ClassSpec, Panoptic, SemanticMap, Target
@@ -123,6 +123,30 @@ def test_sizes_that_do_not_occur_have_no_score_and_classes_without_things_are_re
     assert all(math.isnan(value) for value in metric.compute().scores().values())
     with pytest.raises(ValueError, match="of countable classes, and none of these is: sky"):
         ObjectSize(ClassSpec(["sky"]))
+
+
+def test_panoptic_quality_by_size():
+    segments = torch.zeros(1, 120, 130, dtype=torch.uint8)
+    segments[0, :10, :10] = 1  # small, found with an IoU of 0.8
+    segments[0, 20:60, :40] = 2  # medium, missed
+    segments[0, 70:, :] = 3  # stuff
+    found = torch.zeros(120, 130, dtype=torch.int32)
+    found[:8, :10] = 1
+    found[:20, 100:] = 2  # wrong, of 600 pixels: small
+    found[70:, :] = 3
+    crowd = torch.zeros(3, dtype=torch.bool)
+    metric = PanopticSize(ClassSpec(["sky", "road", "car"], things=[2]))
+    target = Target(segments, torch.tensor([2, 2, 1]), crowd)
+    background = Target(
+        torch.cat([torch.full_like(segments, 4), segments]), torch.tensor([2, 2, 1, 0]), torch.zeros(4).bool()
+    )
+    answer = Panoptic(found, torch.tensor([2, 2, 1]), torch.ones(3))
+    metric.update(answer, background, name="a")
+    assert metric.compute().scores() == pytest.approx(
+        {"pq_small": 0.8 / 1.5, "pq_medium": 0, "pq_large": float("nan")}, nan_ok=True
+    )
+    metric.update(answer, target, name="b")  # where the wrong one lies on unlabelled pixels, and is excused
+    assert metric.compute().scores()["pq_small"] == pytest.approx(0.8 / (1 + 0.5 / 2))
 
 
 # --- over- and under-segmentation ---

@@ -262,12 +262,9 @@ def test_strange_temperatures_are_refused(temperature):
         module(temperature=temperature)
 
 
-def test_a_panoptic_answer_has_no_temperature():
-    class Segments(DenseOutput):
-        panoptic = DenseOutput.semantic
+def test_answers_without_scores_have_no_temperature():
+    class Names(SemanticModule):
+        answer = str
 
-    class Network(Tiny):
-        output = Segments
-
-    with pytest.raises(ValueError, match=r"1 where answers have no scores to scale; got 2\.0 for Panoptic"):
-        PanopticModule(CLASSES, Network, nn.Identity(), temperature=2.0)
+    with pytest.raises(ValueError, match=r"1 where answers have no scores to scale; got 2\.0 for str"):
+        Names(CLASSES, Tiny, nn.Identity(), temperature=2.0)

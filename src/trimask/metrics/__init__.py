@@ -2,10 +2,10 @@
 
 from trimask.metrics.average_precision import AveragePrecision, Averages, InstanceScores
 from trimask.metrics.bootstrap import Difference, bootstrap_interval, bootstrap_intervals, paired_bootstrap
-from trimask.metrics.calibration import Calibration, InstanceCalibration
+from trimask.metrics.calibration import Calibration, InstanceCalibration, PanopticCalibration
 from trimask.metrics.confusion import PictureCounts, SemanticConfusion, SemanticScores, mean_iou
 from trimask.metrics.measure import Measure, MeasuredPictures
-from trimask.metrics.object_size import ObjectSize
+from trimask.metrics.object_size import ObjectSize, PanopticSize
 from trimask.metrics.over_under import OverUnderSegmentation
 from trimask.metrics.panoptic_quality import PanopticQuality, PanopticScores, PictureSums, Qualities, mean_quality
 from trimask.metrics.pictures import JoinedPictures, Pictures
@@ -24,8 +24,10 @@ __all__ = [
     "MeasuredPictures",
     "ObjectSize",
     "OverUnderSegmentation",
+    "PanopticCalibration",
     "PanopticQuality",
     "PanopticScores",
+    "PanopticSize",
     "PictureCounts",
     "PictureSums",
     "PictureTags",

@@ -10,6 +10,7 @@ count, the same in whatever order pixels come; the mean is over all labelled pix
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,8 +22,9 @@ from torch import Tensor
 from trimask.metrics.average_precision import AT_50, AveragePrecision, one_matched
 from trimask.metrics.confusion import ratio
 from trimask.metrics.measure import Measure, MeasuredPictures, require_equal_size
+from trimask.metrics.panoptic_quality import match_segments, pair_ious, pair_pixels, top_layer
 from trimask.metrics.pictures import Ratios
-from trimask.types import ClassSpec, Instances, SemanticMap, Target
+from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Target
 
 LEVELS = 4096  # of confidence in a bin
 LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 is taken for this one, so that its logarithm is a number
@@ -131,12 +133,43 @@ class Calibration(Measure):
         return Evidence(given.clamp(min=LEAST).log().T.float().cpu(), labels[places].cpu())
 
 
-class InstanceCalibration(Measure):
+class _OfRegions(Measure):
+    """Of answers that are right or wrong as a whole. Logs the same as `Calibration`.
+
+    Args:
+        classes: what the labels mean.
+        bins: of confidence.
+    """
+
+    def __init__(self, classes: ClassSpec, *, bins: int = 15) -> None:
+        super().__init__(classes)
+        self.bins = _at_least_two(bins)
+
+    @abstractmethod
+    def matched(self, answer: Any, truth: Target, name: str) -> tuple[Tensor, Tensor]:
+        """(D,) float64 scores of the regions that count, and which of them are right; on the host."""
+
+    def update(self, answer: Any, truth: Target, *, name: str) -> None:
+        scores, right = self.matched(answer, truth, name)
+        given = torch.where(right, scores, 1 - scores)
+        brier = 2 * (1 - given).square().sum()  # of two classes: right and wrong
+        nll = -given.clamp(min=LEAST).log().sum()
+        self.keep(name, _sums(scores, right, self.bins, float(brier), float(nll)))
+
+    def compute(self) -> CalibrationPictures:
+        return CalibrationPictures(*self.summed(1, 3 * self.bins + 2))
+
+    def evidence(self, answer: Any, truth: Target, *, name: str, count: int, seed: int) -> Evidence:
+        """What a temperature is fitted to: all regions that count, as right or wrong."""
+        scores, right = self.matched(answer, truth, name)
+        return Evidence(torch.stack([1 - scores, scores], dim=1).clamp(min=LEAST).log().float(), right.long())
+
+
+class InstanceCalibration(_OfRegions):
     """Of instances: whether a score is the chance that an object of the class lies there, with an IoU of masks of at least 0.5.
 
     Matches are those of average precision: the best 100 of a class and picture, each object found once, none that lies in a
-    crowd.
-    Logs the same as `Calibration`.
+    crowd. Logs the same as `Calibration`.
 
     Args:
         classes: what the labels mean.
@@ -147,32 +180,36 @@ class InstanceCalibration(Measure):
     questions = frozenset({"instances"})
 
     def __init__(self, classes: ClassSpec, *, bins: int = 15, above: float = 0.0) -> None:
-        super().__init__(classes)
-        self.bins, self.above = _at_least_two(bins), above
+        super().__init__(classes, bins=bins)
+        self.above = above
         self._matching = AveragePrecision(classes)  # of one picture at a time
 
-    def update(self, answer: Instances, truth: Target, *, name: str) -> None:
-        scores, right = self._matched(answer, truth, name)
-        given = torch.where(right, scores, 1 - scores)
-        brier = 2 * (1 - given).square().sum()  # of two classes: right and wrong
-        nll = -given.clamp(min=LEAST).log().sum()
-        self.keep(name, _sums(scores, right, self.bins, float(brier), float(nll)))
-
-    def compute(self) -> CalibrationPictures:
-        return CalibrationPictures(*self.summed(1, 3 * self.bins + 2))
-
-    def evidence(self, answer: Instances, truth: Target, *, name: str, count: int, seed: int) -> Evidence:
-        """What a temperature is fitted to: all instances that count, as right or wrong."""
-        scores, right = self._matched(answer, truth, name)
-        return Evidence(torch.stack([1 - scores, scores], dim=1).clamp(min=LEAST).log().float(), right.long())
-
-    def _matched(self, answer: Instances, truth: Target, name: str) -> tuple[Tensor, Tensor]:
-        """(D,) float64 scores of the instances that count, and which of them are right."""
+    def matched(self, answer: Instances, truth: Target, name: str) -> tuple[Tensor, Tensor]:
         self._matching.reset()
         self._matching.update(answer.above(self.above), truth, name=name)
         found = one_matched(self._matching)
         counts = ~found.ignored[:, AT_50]
         return torch.from_numpy(found.scores_of[counts]), torch.from_numpy(found.right[counts, AT_50])
+
+
+class PanopticCalibration(_OfRegions):
+    """Of panoptic segments: whether a score is the chance that the segment matches a true one of its class, as PQ has it.
+
+    Segments that PQ excuses, because they lie on unlabelled pixels or in crowds, do not count. Logs the same as `Calibration`.
+    """
+
+    questions = frozenset({"panoptic"})
+
+    def matched(self, answer: Panoptic, truth: Target, name: str) -> tuple[Tensor, Tensor]:
+        require_equal_size(tuple(answer.segments.shape), truth.size, name)
+        labels, true_labels = answer.labels.cpu().numpy(), truth.labels.cpu().numpy()
+        true, found = top_layer(truth.segments.cpu().numpy()), answer.segments.cpu().numpy()
+        pixels = pair_pixels(true, found, len(true_labels), len(labels))
+        matches = match_segments(pixels, pair_ious(pixels), true_labels, labels, truth.is_crowd.cpu().numpy())
+        right = np.zeros(len(labels), bool)
+        right[matches.found] = True
+        counts = right | matches.wrong
+        return answer.scores.double().cpu()[torch.from_numpy(counts)], torch.from_numpy(right[counts])
 
 
 def _sums(confidence: Tensor, right: Tensor, bins: int, brier: float, nll: float) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ from trimask.types import ClassSpec, Panoptic, Target
 
 Sums = NDArray[np.float64]  # (..., 4, C) of each class: IoU of matches, matches, false positives, false negatives
 Ratios = NDArray[np.float64]
+Labels = NDArray[np.int64]
 Ids = NDArray[Any]  # (H, W) integers, 0 for no segment and k for segment k - 1
 
 DEFINITION = (
@@ -192,16 +193,17 @@ class PanopticQuality(PictureRecords):
                 raise ValueError(
                     f"The {what} of {name!r} has labels {strange[:8]}; allowed are 0..{len(self.classes) - 1}."
                 )
-        true, found = _top(truth.segments.cpu().numpy()), prediction.segments.cpu().numpy()
+        true, found = top_layer(truth.segments.cpu().numpy()), prediction.segments.cpu().numpy()
         if found.size and not 0 <= found.min() <= found.max() <= len(labels):
             raise ValueError(
                 f"The prediction of {name!r} has ids {found.min()}..{found.max()} for {len(labels)} labels."
             )
-        pixels = _pairs(true, found, len(true_labels), len(labels))
-        ious = _ious(pixels)
+        pixels = pair_pixels(true, found, len(true_labels), len(labels))
+        ious = pair_ious(pixels)
         if self.boundary is not None:
             ious = np.minimum(ious, _boundary_ious(true, found, self.boundary, *ious.shape))
-        sums = _sums(pixels, ious, true_labels, labels, truth.is_crowd.cpu().numpy(), len(self.classes))
+        matches = match_segments(pixels, ious, true_labels, labels, truth.is_crowd.cpu().numpy())
+        sums = sum_matches(matches, ious, true_labels, labels, len(self.classes))
         present = np.flatnonzero(sums[1:].any(axis=0))
         self.keep(name, present, sums[:, present])
 
@@ -214,7 +216,7 @@ class PanopticQuality(PictureRecords):
         return PanopticScores(PictureSums(tuple(kept), rows), self.classes, self.boundary)
 
 
-def _top(segments: Ids) -> Ids:
+def top_layer(segments: Ids) -> Ids:
     """(L, H, W) -> (H, W) the ids of the highest layer that has one."""
     top = segments[0]
     for layer in segments[1:]:
@@ -222,7 +224,7 @@ def _top(segments: Ids) -> Ids:
     return top
 
 
-def _pairs(true: Ids, found: Ids, num_true: int, num_found: int) -> NDArray[np.int64]:
+def pair_pixels(true: Ids, found: Ids, num_true: int, num_found: int) -> NDArray[np.int64]:
     """(H, W) ids of two maps -> (N + 1, M + 1) pixels of each pair of them."""
     shape = (num_true + 1, num_found + 1)
     pair = true.astype(np.int32) * np.int32(shape[1])
@@ -234,7 +236,7 @@ def _pairs(true: Ids, found: Ids, num_true: int, num_found: int) -> NDArray[np.i
     return counts.astype(np.int64).reshape(shape)
 
 
-def _ious(pixels: NDArray[np.int64]) -> Ratios:
+def pair_ious(pixels: NDArray[np.int64]) -> Ratios:
     """(N + 1, M + 1) pixels of pairs -> (N, M) IoU; no union has the unlabelled pixels of the predicted segment."""
     union = pixels.sum(axis=1)[1:, None] + pixels.sum(axis=0)[1:] - pixels[0, 1:] - pixels[1:, 1:]
     return np.divide(pixels[1:, 1:], union, out=np.zeros(union.shape), where=union > 0)
@@ -244,7 +246,7 @@ def _boundary_ious(true: Ids, found: Ids, boundary: float, num_true: int, num_fo
     """(H, W) ids of two maps -> (N, M) IoU of the boundaries of segments."""
     width = max(round(boundary * float(np.hypot(*true.shape))), 1)
     edges = _boundaries(true, width, num_true + 1), _boundaries(found, width, num_found + 1)
-    return _ious(_pairs(*edges, num_true + 1, num_found + 1))[:-1, :-1]
+    return pair_ious(pair_pixels(*edges, num_true + 1, num_found + 1))[:-1, :-1]
 
 
 def _boundaries(ids: Ids, width: int, inside: int) -> Ids:
@@ -259,15 +261,29 @@ def _boundaries(ids: Ids, width: int, inside: int) -> Ids:
     return np.where((largest == smallest) & (ids > 0), np.int32(inside), ids)
 
 
-def _sums(
+class Matches(NamedTuple):
+    """Of one picture with N true and M predicted segments.
+
+    Attributes:
+        true, found: (K,) rows of the segments that match each other.
+        wrong: (M,) predicted segments that match nothing, and are not excused.
+        missed: (N,) true segments that nothing matches, crowds aside.
+    """
+
+    true: NDArray[np.int64]
+    found: NDArray[np.int64]
+    wrong: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+
+
+def match_segments(
     counts: NDArray[np.int64],
     ious: Ratios,
     true_labels: NDArray[np.int64],
     labels: NDArray[np.int64],
     is_crowd: NDArray[np.bool_],
-    num_classes: int,
-) -> Sums:
-    """(4, C) of one picture."""
+) -> Matches:
+    """Args: counts: of `pair_pixels`; ious: of `pair_ious`."""
     same = true_labels[:, None] == labels
     true, found = np.nonzero(
         (ious > 0.5) & same & ~is_crowd[:, None]
@@ -278,10 +294,16 @@ def _sums(
     wrong[found] = False
     missed = (counts.sum(axis=1)[1:] > 0) & ~is_crowd
     missed[true] = False
+    return Matches(true, found, wrong, missed)
+
+
+def sum_matches(matches: Matches, ious: Ratios, true_kinds: Labels, kinds: Labels, num_kinds: int) -> Sums:
+    """(4, K) of one picture. Args: true_kinds, kinds: of each true and predicted segment, such as its label."""
+    true, found, wrong, missed = matches
     rows = [
-        (true_labels[true], ious[true, found]),
-        (true_labels[true], None),
-        (labels[wrong], None),
-        (true_labels[missed], None),
+        (true_kinds[true], ious[true, found]),
+        (true_kinds[true], None),
+        (kinds[wrong], None),
+        (true_kinds[missed], None),
     ]
-    return np.stack([np.bincount(of, weights, num_classes) for of, weights in rows]).astype(np.float64)
+    return np.stack([np.bincount(of, weights, num_kinds) for of, weights in rows]).astype(np.float64)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torchmetrics import Metric
 
-from trimask.metrics import PanopticQuality, PanopticScores, mean_quality
+from trimask.metrics import PanopticCalibration, PanopticQuality, PanopticScores, mean_quality
 from trimask.metrics.panoptic_quality import panoptic_quality
 from trimask.tasks.base import SegmentationModule
 from trimask.tasks.tables import Breakdown, interval, percent
@@ -22,6 +22,7 @@ class PanopticModule(SegmentationModule):
     answer = Panoptic
     headline = "pq"
     default_metric = PanopticQuality
+    calibrated_by = PanopticCalibration
     tells_classes = True
 
     def update_metric(self, metric: Metric, answer: Panoptic, target: Target, name: str) -> None:
