@@ -207,7 +207,7 @@ def test_a_run_that_has_left_a_step_out_is_continued_exactly():
 def test_too_many_in_a_row_stop_the_run(capsys):
     assert fit("--model.network.share=1.0", "--run.on_nan=skip", "--run.skip_limit=4") == 2
     message = said(capsys)
-    assert "Step 4, the 5th in a row, is not finite" in message
+    assert "Step 4, like the 4 before it, is not finite" in message
     assert "run.skip_limit=4 in a row is the limit" in message
     assert len(os.listdir(run_folder() / "nonfinite")) == 3
 

@@ -1,7 +1,7 @@
 """What a run does when a loss or a gradient is no number: it stops or leaves the step out, and keeps what led to it.
 
-The look is taken once an optimizer step, after the backward pass: one pass over the gradients (their largest absolute value,
-nan and inf stay in it) and one number that the host reads. A GPU idles meanwhile for as long as the optimizer's kernels take
+The look is taken once an optimizer step, after the backward pass: one pass over the gradients (their norm, in which nan and inf
+stay) and one pair of numbers that the host reads. A GPU idles meanwhile for as long as the optimizer's kernels take
 to be launched, which is what torch's own GradScaler costs; that Lightning reads a flag at every batch of a distributed run
 comes to the same. The largest value over all processes decides, so that they all do the same and none waits for another.
 Under fp16, gradients of inf belong to the scaler, which leaves such steps out by itself: there the losses alone count.
@@ -83,13 +83,16 @@ class WatchForNan(L.Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         gradients = [] if is_scaled else _local(p.grad for p in pl_module.parameters() if p.grad is not None)
-        losses = torch.stack([part.is_finite for part in self._parts if part.is_finite is not None]).all()
         gradients = [part for part in gradients if part.numel()]  # of a sharded weight a process may hold nothing
-        largest = get_total_norm(gradients, float("inf")) if gradients else torch.zeros((), device=losses.device)
-        bad = torch.stack([~losses, ~largest.isfinite()]).float()
-        loss_is_bad, gradient_is_bad = trainer.strategy.reduce(bad, reduce_op="max").bool().tolist()
+        losses = torch.stack([part.is_finite for part in self._parts if part.is_finite is not None]).all()
+        norm = get_total_norm(gradients) if gradients else torch.zeros((), device=losses.device)
+        loss_is_bad, gradient_is_bad = _agreed(trainer, ~losses, ~norm.isfinite())
+        if gradient_is_bad and not loss_is_bad:  # unless squares were too large for a number that is finite itself
+            each = [gradient.isfinite().all() for gradient in gradients] or [losses]
+            [gradient_is_bad] = _agreed(trainer, ~torch.stack(each).all())
         if not (loss_is_bad or gradient_is_bad):
             self._in_a_row = 0
+            self._parts.clear()
             return
         _copy(self._before)
         self._in_a_row += 1
@@ -151,7 +154,7 @@ class WatchForNan(L.Callback):
         if not trainer.is_global_zero:
             return f"Step {trainer.global_step} is not finite; process 0 says more."
         last = self.folder.checkpoint("last")
-        times = f", the {self._in_a_row}th in a row," if self._in_a_row > 1 else ""
+        times = f", like the {self._in_a_row - 1} before it," if self._in_a_row > 1 else ""
         kept = file or self.folder.path / FOLDER
         go_on = (
             f"run.skip_limit={self.limit} in a row is the limit."
@@ -170,6 +173,11 @@ class WatchForNan(L.Callback):
         names = [name for part in parts for name in part.batch.names]
         shown = f"pictures {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
         return f"losses {losses}; {shown}" if loss_is_bad else f"gradients, at losses {losses}; {shown}"
+
+
+def _agreed(trainer: Any, *flags: Tensor) -> list[bool]:
+    """Whether each holds on any process. The host waits for it."""
+    return [bool(flag) for flag in trainer.strategy.reduce(torch.stack(flags).float(), reduce_op="max").tolist()]
 
 
 def file_name(step: int, rank: int) -> str:
