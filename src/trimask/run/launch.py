@@ -6,6 +6,7 @@ import json
 import logging
 import netrc
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +287,10 @@ class TrimaskCLI(LightningCLI):
         if _first_process():
             _log_to(self.folder.log)
         _write_config(self.folder, self.config_dump)
+        # Lightning 2.6.6 (logger_connector/result.py) advises to average scores over processes, which have them alike
+        warnings.filterwarnings("ignore", "It is recommended to use `self.log")
+        # torchmetrics 1.9 (metric.py), in a process for whom no picture was left
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric")
         given = self._get(self.config_init, "trainer")
         own = _as_list(given["logger"]) if given["logger"] is not True else []
         loggers = [] if given["logger"] is False else [*self._loggers(settings), *own]
