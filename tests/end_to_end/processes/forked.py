@@ -1,7 +1,7 @@
 """Runs commands of trimask on several processes, one command after the other: `forked.py '[[2, ["fit", ...]], ...]'`.
 
 The processes are told what torchrun tells its own, and are forked from one that has imported everything, which saves half a
-minute a process. Exit code 1 as soon as one of them fails; the others are then ended.
+minute a process. Where one of them fails the others are soon ended, and its exit code is that of the whole.
 """
 
 import json
@@ -9,12 +9,15 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 import trimask.run.launch  # noqa: F401  (what takes long to import)
 from trimask.cli import main
+
+PATIENCE = 20  # seconds that the others have when one has failed
 
 
 def free_port():
@@ -23,14 +26,16 @@ def free_port():
         return place.getsockname()[1]
 
 
-def be_process(rank, world, port, arguments):
+def by_torchrun(rank, world, port):
+    """What torchrun tells its processes."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    return told | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "forked"}
+
+
+def be_process(arguments, rank, told):
     """Never returns."""
-    if world > 1:
-        told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "forked"}
-        os.environ.update({key: str(value) for key, value in told.items()})
-        rank_zero_only.rank = rank  # as Lightning finds it in the environment when it is imported
-        arguments = [*arguments, f"--trainer.devices={world}"]
+    os.environ.update({key: str(value) for key, value in told.items()})
+    rank_zero_only.rank = rank  # as Lightning finds it in the environment when it is imported
     try:
         code = main(arguments)
     except BaseException:
@@ -41,26 +46,27 @@ def be_process(rank, world, port, arguments):
     os._exit(code)
 
 
-def run(world, arguments):
-    """Whether all processes end well."""
+def run(world, arguments, tell=by_torchrun):
+    """Returns: the exit code, 0 where all processes end well."""
     port, children = free_port(), set()
     for rank in range(world):
         child = os.fork()
         if child == 0:
-            be_process(rank, world, port, arguments)
+            be_process(arguments, rank, tell(rank, world, port) if world > 1 else {})
         children.add(child)
+    code, until = 0, None
     while children:
-        ended, status = os.wait()
+        ended, status = os.waitpid(-1, os.WNOHANG)
         children.discard(ended)
-        if status:
-            for child in children:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            return False
-    return True
+        if ended and status and until is None:
+            code, until = os.waitstatus_to_exitcode(status), time.monotonic() + PATIENCE
+        for child in children if until is not None and time.monotonic() > until else ():
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+    return code
 
 
 if __name__ == "__main__":
     for number, command in json.loads(sys.argv[1]):
-        if not run(number, command):
-            sys.exit(1)
+        if code := run(number, [*command, f"--trainer.devices={number}"] if number > 1 else command):
+            sys.exit(code)

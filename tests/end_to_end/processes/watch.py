@@ -1,8 +1,11 @@
 """Callbacks that look on, or end a run."""
 
+import json
 import os
+import signal
 
 import lightning as L
+import torch
 
 
 class Seen(L.Callback):
@@ -25,3 +28,34 @@ class Killed(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if os.environ.get("END_BEFORE") == str(trainer.global_step):
             os._exit(9)
+
+
+class Held(L.Callback):
+    """Writes how many numbers this process holds when training ends, in held_<experiment>_<rank>.json."""
+
+    def on_train_end(self, trainer, pl_module):
+        held = {"weights": pl_module.network.parameters(), "states": list(states(trainer.optimizers[0]))}
+        for callback in trainer.callbacks:
+            if (average := getattr(callback, "_average_model", None)) is not None:
+                held["average"] = average.module.network.parameters()
+        counts = {key: sum(local(value).numel() for value in values) for key, values in held.items()}
+        name = os.path.basename(os.path.dirname(trainer.default_root_dir))
+        with open(f"held_{name}_{trainer.global_rank}.json", "w") as handle:
+            json.dump(counts, handle)
+
+
+def states(optimizer):
+    for values in optimizer.state.values():
+        yield from (value for value in values.values() if isinstance(value, torch.Tensor) and value.ndim)
+
+
+def local(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+class TimeIsUp(L.Callback):
+    """Sends the process the signal by which SLURM says so, before the step that the environment names."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if os.environ.get("TIME_IS_UP_AT") == str(trainer.global_step):
+            os.kill(os.getpid(), signal.SIGUSR1)
