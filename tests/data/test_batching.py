@@ -139,3 +139,12 @@ def test_a_batch_from_a_worker_travels_as_one_tensor(monkeypatch):
     assert parcel.memory.is_shared()
     _, parts = parcel.__reduce__()
     assert [part is parcel.memory for part in parts if isinstance(part, torch.Tensor)] == [True]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_process_without_a_picture_gets_a_batch_of_none(num_workers):
+    loader = DataLoader([sample()], batch_sampler=[[]], collate_fn=collate_in_worker, num_workers=num_workers)
+    [batch] = loader
+    assert len(batch) == 0
+    assert (batch.targets, batch.names, batch.sizes, batch.meta) == ([], (), (), ())
+    assert len(batch.to(torch.float32)) == 0

@@ -1,10 +1,11 @@
 """A run's folder is made once, found again, and never taken by another run."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from trimask.run.folder import RunFolder, bequeath, inherited
+from trimask.run.folder import RunFolder, agreed, bequeath, inherited
 
 
 @pytest.fixture
@@ -80,3 +81,36 @@ def test_the_id_at_wandb_is_kept_and_an_agents_is_taken(root, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "a1b2c3")
     assert own.wandb_id() != "a1b2c3", "a continued run stays the run that it was"
     assert RunFolder.create("x", root).wandb_id() == "a1b2c3"
+
+
+SLURM = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "job", "SLURM_JOB_ID": "1"}
+
+
+@pytest.mark.parametrize("told", [{}, SLURM])
+def test_one_process_agrees_with_itself(told, root, monkeypatch):
+    for key, value in told.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("TRIMASK_RUN_FOLDER", "")  # put back afterwards
+    assert agreed(lambda: RunFolder(root)).path == root
+
+
+def test_tasks_of_slurm_agree_on_the_folder_of_the_first(root, monkeypatch):
+    """Threads instead of processes, each with a view of its own of where it is."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+
+    class Task:
+        main_address, main_port = "127.0.0.1", port
+
+        def __init__(self, rank):
+            self.global_rank, self.world_size = (lambda: rank), (lambda: 3)
+
+    tasks = [Task(rank) for rank in (2, 1, 0)]
+    monkeypatch.setattr("trimask.run.folder._started_at_once", tasks.pop)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: agreed(lambda: RunFolder.create("x", root)).path, range(3)))
+    assert len(set(found)) == 1
+    assert list((root / "x").iterdir()) == found[:1]
