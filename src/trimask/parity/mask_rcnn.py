@@ -27,30 +27,34 @@ BACKGROUND = 4 * (1024 + 1) + 256 + 1  # parameters of boxes and masks of the ba
 def _reference(name: str, make: Callable[[Any], nn.Module]) -> Reference:
     def build() -> nn.Module:
         network = randomize(make(importlib.import_module("torchvision.models.detection"))).eval()
-        _set_apart(network)
+        set_apart(network)
         return network
 
-    return Reference("torchvision", name, build, _answers, trained=_trained)
+    return Reference("torchvision", name, build, detected, trained=both_stages)
 
 
 @torch.inference_mode()
-def _set_apart(network: Any) -> None:
-    """Scales the last layers so that no logit is so large or so close to others that rounding would matter."""
-    listed, features = _features(network, torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
-    logits, _ = network.rpn.head(list(features.values()))
+def set_apart(network: Any) -> None:
+    """Scales the last layers so that no logit is so large or so close to others that rounding would matter, and no box far from
+    its proposal."""
+    listed, features = pyramid(network, torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+    logits, deltas = network.rpn.head(list(features.values()))
     _scale(network.rpn.head.cls_logits, torch.cat([x.flatten() for x in logits]))
+    _scale(network.rpn.head.bbox_pred, torch.cat([x.flatten() for x in deltas]), 0.5)
     heads, boxes = network.roi_heads, [torch.tensor([[0.0, 0, 60, 40], [30, 20, 90, 60], [10, 10, 20, 30]])]
     pooled = heads.box_head(heads.box_roi_pool(features, boxes, listed.image_sizes))
-    _scale(heads.box_predictor.cls_score, heads.box_predictor(pooled)[0])
+    logits, deltas = heads.box_predictor(pooled)
+    _scale(heads.box_predictor.cls_score, logits)
+    _scale(heads.box_predictor.bbox_pred, deltas, 1.0)
     pooled = heads.mask_head(heads.mask_roi_pool(features, boxes, listed.image_sizes))
     _scale(heads.mask_predictor.mask_fcn_logits, heads.mask_predictor(pooled))
 
 
-def _scale(layer: Any, answers: Tensor) -> None:
-    layer.weight.mul_(2 / answers.std())
+def _scale(layer: Any, answers: Tensor, spread: float = 2.0) -> None:
+    layer.weight.mul_(spread / answers.std())
 
 
-def _features(network: Any, images: Tensor) -> tuple[Any, Any]:
+def pyramid(network: Any, images: Tensor) -> tuple[Any, Any]:
     """The padded pictures with their own size, as torchvision keeps both, and the pyramid."""
     listed: Any = importlib.import_module("torchvision.models.detection.image_list")
     height, width = images.shape[-2:]
@@ -58,9 +62,9 @@ def _features(network: Any, images: Tensor) -> tuple[Any, Any]:
     return listed.ImageList(padded, [(height, width)] * len(images)), network.backbone(padded)
 
 
-def _answers(network: Any, images: Tensor) -> list[Tensor]:
+def detected(network: Any, images: Tensor) -> list[Tensor]:
     """Boxes, scores and mask logits of a picture."""
-    listed, features = _features(network, images)
+    listed, features = pyramid(network, images)
     proposals, _ = network.rpn(listed, features)
     made: list[Tensor] = []
     hook = network.roi_heads.mask_predictor.register_forward_hook(lambda *call: made.append(call[-1]))
@@ -70,9 +74,9 @@ def _answers(network: Any, images: Tensor) -> list[Tensor]:
     return [filled(row, TOP)[None] for row in (found["boxes"], found["scores"], masks)]
 
 
-def _trained(network: Any, images: Tensor) -> list[Tensor]:
+def both_stages(network: Any, images: Tensor) -> list[Tensor]:
     """Logits and deltas of each level; class logits, deltas and masks of the proposals that training would have."""
-    listed, features = _features(network, images)
+    listed, features = pyramid(network, images)
     rpn, heads = network.rpn, network.roi_heads
     logits, deltas = rpn.head(list(features.values()))
     anchors = rpn.anchor_generator(listed, list(features.values()))
@@ -92,7 +96,7 @@ def _trained(network: Any, images: Tensor) -> list[Tensor]:
     return [*logits, *deltas, scores, refined.unflatten(1, (-1, 4))[:, 1:], masks]
 
 
-def _small(detection: Any) -> nn.Module:
+def small_detector(detection: Any) -> nn.Module:
     backbone = detection.backbone_utils.resnet_fpn_backbone(
         backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
     )
@@ -125,7 +129,7 @@ def _row(variant: str, reference: Reference, surplus: int, sizes: Sequence[tuple
 ROWS = [
     _row(
         "resnet18",
-        _reference("MaskRCNN resnet18", _small),
+        _reference("MaskRCNN resnet18", small_detector),
         4 * (64 + 1) + 16 + 1,
         [(64, 96), (65, 97)],
         backbone="resnet18",
