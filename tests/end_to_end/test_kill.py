@@ -95,6 +95,11 @@ def asked_to_end(folder):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def asked_twice(folder):
+    asked_to_end(folder)
+    asked_to_end(folder)
+
+
 def disk_full(folder):
     """Every further write of last.ckpt finds no room."""
     (folder.checkpoints / "last.ckpt.new").symlink_to("/dev/full")
@@ -105,6 +110,7 @@ def quota_used_up(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (folder.metrics.stat().st_size + 7, resource.RLIM_INFINITY))
 
 
+HOOKS = ["on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_validation_batch_start"]
 EXIT = {killed: -signal.SIGKILL, asked_to_end: 143, disk_full: 2, quota_used_up: 2}
 SAID = {
     asked_to_end: "ended as a signal asked for",
@@ -166,6 +172,10 @@ def run_folder(number=-1):
     return Path(sorted(entry.path for entry in os.scandir("runs/case"))[number])
 
 
+def all_runs():
+    return set(os.listdir("runs/case")) if os.path.isdir("runs/case") else set()
+
+
 def rows(run):
     with (run / "metrics.csv").open(newline="") as handle:
         return list(csv.DictReader(handle))
@@ -209,7 +219,7 @@ def test_ten_kills(start):
     batches, arguments = 0, []
     for number, way in enumerate(ways):
         after = batches + generator.randint(5 if number == 0 else 1, 7)
-        hook = generator.choice(["on_train_batch_start", "on_before_backward", "on_before_optimizer_step"])
+        hook = generator.choice(HOOKS)
         code, text = finish(*start(arguments, way, after, hook))
         assert code == EXIT[way], (number, way.__name__, text)
         assert SAID.get(way, "") in text
@@ -219,7 +229,7 @@ def test_ten_kills(start):
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         if way is asked_to_end:
             assert batches % 7 % 2 == 0, "never between accumulated batches"
-            assert after <= batches <= after + 3, "at the end of the step"
+            assert after <= batches <= after + (7 if "validation" in hook else 3), "at the end of the step"
         if way is not killed:
             assert not list(run.rglob("*.new"))
         arguments = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
@@ -228,6 +238,14 @@ def test_ten_kills(start):
     assert code == 0, text
     assert len(os.listdir("runs/case")) == 2
     assert_same_run(whole, run_folder())
+
+
+def test_a_second_signal_ends_at_once(start):
+    before = all_runs()
+    code, text = finish(*start(["--trainer.max_epochs=1"], asked_twice, 3))
+    assert code == -signal.SIGTERM, text
+    [run] = all_runs() - before
+    assert len(rows(Path("runs/case", run))) == 1, "the step of the third batch was not made"
 
 
 def on_two_processes(start, arguments, what=None, after=0):
@@ -248,7 +266,7 @@ def on_two_processes(start, arguments, what=None, after=0):
 
 def test_kills_on_two_processes(start):
     """A signal that one of two processes gets ends both at the same step; what is not finite on one is left out on both."""
-    before = set(os.listdir("runs/case")) if os.path.isdir("runs/case") else set()
+    before = all_runs()
     short = ["--trainer.max_epochs=4"]
     codes, text = on_two_processes(start, short)
     assert codes == (0, 0), text
@@ -268,5 +286,5 @@ def test_kills_on_two_processes(start):
     assert codes == (-signal.SIGKILL, -signal.SIGKILL), text
     codes, text = on_two_processes(start, arguments)
     assert codes == (0, 0), text
-    assert len(set(os.listdir("runs/case")) - before) == 2
+    assert len(all_runs() - before) == 2
     assert_same_run(whole, run)

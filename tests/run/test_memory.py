@@ -64,6 +64,22 @@ def test_the_memory_of_the_machine():
     assert "--data.cache=disk" in text
 
 
+def test_the_loader_that_was_killed():
+    own = Settings(config(), 1, 1, "32-true", on_host=False)
+    text = own.of_loader("Bus error")
+    assert text.startswith(
+        "The machine's shared memory (/dev/shm) does not suffice for loading: data.num_workers=4 on each of 1"
+    )
+    assert "--data.num_workers=2" in text
+    assert "--shm-size" in text
+    assert "--shm-size" not in own.of_loader("Killed")
+    # torch/utils/data/dataloader.py, _try_get_data, and torch/csrc/DataLoader.cpp
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "))
+
+
 def test_what_is_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15, dtype=torch.uint8)

@@ -12,6 +12,8 @@ pictures.csv     every picture of the last evaluation, the worst first, with the
 slices.csv       every slice that was asked for, with all scores
 reliability.png  how often answers are right, against how certain they are; where a measure tells
 report.html      the same as a page, with panels and the confusion matrix
+nonfinite/       steps whose loss or gradient was no number, for `trimask replay`
+profile/         where a step's time goes, of `--with trainer/profile`
 wandb/           the W&B run, and wandb_id, under which it is continued
 
 A folder is made once and never reused by another run.

@@ -12,18 +12,29 @@ from typing import Any
 import lightning as L
 
 _SAID = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# How torch's loader tells that the machine has killed one of its processes for memory, or that /dev/shm was full.
+_WORKER = re.compile(r"DataLoader worker .*killed by signal: (Killed|Bus error)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Of an accelerator, or of the machine. Looks at what an error was raised from, too."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
-            return True
-        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _SAID):
-            return True
-        cause = cause.__cause__
-    return False
+    return any(
+        isinstance(cause, MemoryError)
+        or type(cause).__name__ == "OutOfMemoryError"
+        or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _SAID))
+        for cause in _causes(error)
+    ) or bool(_killed_worker(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _killed_worker(error: BaseException) -> str | None:
+    """The signal that has ended a process of the loader for want of memory."""
+    return next((found[1] for cause in _causes(error) if (found := _WORKER.search(str(cause)))), None)
 
 
 class MemoryAdvice(L.Callback):
@@ -38,7 +49,8 @@ class MemoryAdvice(L.Callback):
             training = bool(trainer.training)
             devices, parts = trainer.world_size, trainer.accumulate_grad_batches
             own = Settings(self.config, devices, parts, str(trainer.precision), on_host=_on_host(exception, trainer))
-            self.said = own.advice(training, _asked_for(exception))
+            worker = _killed_worker(exception)
+            self.said = own.of_loader(worker) if worker else own.advice(training, _asked_for(exception))
 
 
 def _on_host(error: BaseException, trainer: Any) -> bool:
@@ -71,11 +83,21 @@ class Settings:
 
     def advice(self, training: bool, asked_for: str = "") -> str:
         """What was set, and one line for each setting that helps."""
-        lines = [*(self._of_training() if training else self._of_evaluation()), *self._of_both(training)]
+        lines = [*(self._of_training() if training else self._of_evaluation()), *self._of_both()]
         where = "a training step" if training else "evaluation"
         of = "machine" if self.on_host else "device"
         head = f"The {of}'s memory does not suffice for {where}{asked_for}: {self._set(training)}. What helps:"
         return "\n".join([head, *(f"  {option:<46} {effect}" for option, effect in lines)])
+
+    def of_loader(self, signal: str) -> str:
+        """The same for the processes of the loader. Args: signal: that ended one of them."""
+        lines = [f"  {option:<46} {effect}" for option, effect in self._of_host()]
+        if signal == "Bus error":
+            lines.append(f"  {'docker run --shm-size=16g':<46} in a container, which has 64 MB of /dev/shm by default")
+        what = "shared memory (/dev/shm)" if signal == "Bus error" else "memory"
+        workers, cache = self.data["num_workers"], self.data.get("cache")
+        known = f"data.num_workers={workers} on each of {self.devices} devices, data.cache={cache}"
+        return "\n".join([f"The machine's {what} does not suffice for loading: {known}. What helps:", *lines])
 
     def _set(self, training: bool) -> str:
         if training:
@@ -149,12 +171,16 @@ class Settings:
                 "pictures in pieces of the size of training (semantic only)",
             )
 
-    def _of_both(self, training: bool) -> Iterator[tuple[str, str]]:
+    def _of_both(self) -> Iterator[tuple[str, str]]:
         if not self.model.get("channels_last", False):
             yield "--model.channels_last=true", "convolutions then need no copies in another layout"
-        if self.on_host and self.data["num_workers"] > 0:
-            yield f"--data.num_workers={self.data['num_workers'] // 2}", f"instead of {self.data['num_workers']}"
-        if self.on_host and self.data.get("cache") == "ram":
+        if self.on_host:
+            yield from self._of_host()
+
+    def _of_host(self) -> Iterator[tuple[str, str]]:
+        if (workers := self.data["num_workers"]) > 0:
+            yield f"--data.num_workers={workers // 2}", f"instead of {workers}: each holds batches of its own"
+        if self.data.get("cache") == "ram":
             yield "--data.cache=disk", f"instead of ram, which takes data.cache_limit={self.data.get('cache_limit')} GB"
 
 
