@@ -1,5 +1,7 @@
 """What is measured beside a task's metric: by name, by the pictures' tags, and refused where it does not suit."""
 
+import os
+
 import lightning as L
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 from torch import nn
 
-from trimask.data import SegmentationDataModule
+from trimask.data import HumanSegmentation, SegmentationDataModule
 from trimask.data.datamodule import collate
 from trimask.losses import CrossEntropy, DenseCriterion
 from trimask.metrics import (
@@ -155,15 +157,18 @@ def test_slices_need_a_metric_that_keeps_something_of_pictures():
     class Detector(Tiny):
         output = Things
 
+    class Annotated(Blocks):
+        offers = frozenset({"instances"})
+
+    task = InstanceModule(
+        CLASSES,
+        Detector,
+        nn.Identity(),
+        metric=lambda classes: AveragePrecision(classes, boundary=0.02),
+        slices=Slices(["weather"]),
+    )
     with pytest.raises(ValueError, match="AveragePrecision set like this keeps nothing"):
-        InstanceModule(
-            CLASSES,
-            Detector,
-            nn.Identity(),
-            metric=lambda classes: AveragePrecision(classes, boundary=0.02),
-            slices=Slices(["weather"]),
-        )
-    InstanceModule(CLASSES, Detector, nn.Identity(), slices=Slices(["weather"]))
+        validated(task, dataset=Annotated)
     with pytest.raises(ValueError, match="at least one of the pictures' tags"):
         Slices([])
 
@@ -268,3 +273,22 @@ def test_answers_without_scores_have_no_temperature():
 
     with pytest.raises(ValueError, match=r"1 where answers have no scores to scale; got 2\.0 for str"):
         Names(CLASSES, Tiny, nn.Identity(), temperature=2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TRIMASK_DATA" not in os.environ, reason="real pictures are found by TRIMASK_DATA")
+def test_slices_of_real_pictures():
+    """Whether a mask was drawn at a smaller size than its picture is a tag of the Human-Segmentation set."""
+    people = HumanSegmentation("val")
+    task = SemanticModule(people.classes, Tiny, nn.Identity(), slices=Slices(["mask_scaled"]), measures=[Calibration])
+    logged = validated(task, dataset=HumanSegmentation)
+    metrics = {value: SemanticConfusion(people.classes) for value in ("yes", "no")}
+    with torch.inference_mode():
+        for index in range(len(people)):
+            batch = collate([people[index]])
+            [answer] = task.eval().answers(batch)
+            metrics[batch.meta[0]["mask_scaled"]].update(answer.labels, batch.target(0).semantic(), name=str(index))
+    for value, metric in metrics.items():
+        assert logged[f"val/miou_mask_scaled_{value}"] == pytest.approx(metric.compute().miou, abs=1e-5)
+    assert logged["val/miou_worst_slice"] == min(logged[f"val/miou_mask_scaled_{value}"] for value in metrics)
+    assert 0 < logged["val/ece"] < 1

@@ -73,7 +73,9 @@ class SegmentationModule(L.LightningModule, ABC):
     default_metric: ClassVar[type[Metric]]  # made from the classes
     tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
     scored_by: ClassVar[Mapping[str, Any]] = {}  # what an answer must be asked for so that its regions have scores
-    calibrated_by: ClassVar[type[Measure] | None] = None  # what tells whether scores are probabilities, if there is a way
+    calibrated_by: ClassVar[type[Measure] | None] = (
+        None  # what tells whether scores are probabilities, if there is a way
+    )
 
     def __init__(
         self,
@@ -117,8 +119,7 @@ class SegmentationModule(L.LightningModule, ABC):
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
         self.val_further, self.test_further = (
-            FurtherMeasures(measures or (), classes, question=self.question, slices=slices, metric=metric)
-            for metric in (self.val_metric, self.test_metric)
+            FurtherMeasures(measures or (), classes, question=self.question, slices=slices) for _ in range(2)
         )
         self.inference = inference or Inference()
         if self.question not in self.inference.questions:
@@ -285,7 +286,7 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"{type(self).__name__} needs data annotated for {self.question!r}; this dataset offers {sorted(offers)}."
             )
         tags = getattr(getattr(self.trainer, "datamodule", None), "tags", None)
-        self.val_further.require(offers, tags and tags("test" if stage == "test" else "val"))
+        self.val_further.require(self.val_metric, offers, tags and tags("test" if stage == "test" else "val"))
         if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
             self._learn_frequencies(self._frequencies_of_data())
 

@@ -38,10 +38,9 @@ class FurtherMeasures(nn.Module):
         classes: what the labels mean.
         question: of the task.
         slices: which slices are measured, if any.
-        metric: of the task, which must keep what its scores are made of where slices are asked for.
 
     Raises:
-        ValueError: a measure that is for other answers or comes twice, or slices of a metric that keeps nothing of pictures.
+        ValueError: a measure that is for other answers, or comes twice.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class FurtherMeasures(nn.Module):
         *,
         question: str,
         slices: Slices | None,
-        metric: Metric,
     ) -> None:
         super().__init__()
         self.measures: Any = nn.ModuleList(make(classes) for make in makers)
@@ -61,25 +59,28 @@ class FurtherMeasures(nn.Module):
         kinds = [type(measure) for measure in self.measures]
         if double := [kind.__name__ for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"`measures` names {double[0]} more than once; their numbers would have the same names.")
-        if slices and type(metric).compute(metric).kept is None:
-            raise ValueError(
-                f"`slices` sum what the metric keeps of each picture, and {type(metric).__name__} set like this keeps nothing. "
-                "Leave out its `boundary`, or the slices."
-            )
 
     @property
     def asks(self) -> dict[str, Any]:
         """What answers must be asked for."""
         return {name: value for measure in self.measures for name, value in measure.asks.items()}
 
-    def require(self, offers: AbstractSet[str], tags: Mapping[str, AbstractSet[str]] | None) -> None:
-        """Refuses data that cannot be measured so. Args: offers: of the data; tags: and their values, where somebody knows."""
+    def require(self, metric: Metric, offers: AbstractSet[str], tags: Mapping[str, AbstractSet[str]] | None) -> None:
+        """Refuses what cannot be measured so.
+
+        Args: metric: of the task, still empty; offers: of the data; tags: of the data and their values, where somebody knows.
+        """
         for measure in self.measures:
             if missing := sorted(measure.annotation - offers):
                 raise ValueError(
                     f"{type(measure).__name__} needs data annotated for {' and '.join(missing)}; this dataset offers "
                     f"{sorted(offers)}. Take it out of `measures`."
                 )
+        if self.slices and type(metric).compute(metric).kept is None:
+            raise ValueError(
+                f"`slices` sum what the metric keeps of each picture, and {type(metric).__name__} set like this keeps nothing. "
+                "Leave out its `boundary`, or the slices."
+            )
         if self.slices and tags is not None:
             self.slices.require(tags)
 
