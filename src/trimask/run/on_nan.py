@@ -105,6 +105,10 @@ class WatchForNan(L.Callback):
         for parameter in pl_module.parameters():
             parameter.grad = None
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._skipped and trainer.is_global_zero:
+            log.warning(f"{self._skipped} of {trainer.global_step} steps were left out, because they were not finite")
+
     # -- in a checkpoint -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, int]:
