@@ -117,6 +117,19 @@ def test_a_metric_that_nobody_logs(write):
     assert found == "'val/miuo' is not a number that is logged; did you mean 'val/miou'?"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "metric", ["val/ece", "val/miou_worst_slice", "val/miou_time_of_day_night", "val/miou_weather"]
+)
+def test_measures_and_slices_are_logged(write, metric):
+    parameters = {
+        "model.measures": {"value": ["trimask.metrics.Calibration"]},
+        "model.slices": {"value": {"tags": ["time of day"]}},
+    }
+    found = check(read(write(parameters=parameters, metric={"name": metric, "goal": "maximize"})))
+    assert len(found) == (metric == "val/miou_weather")
+
+
 def test_data_that_are_not_here(write):
     parameters = {"data.dataset": {"value": {"class_path": "trimask.data.CamVid", "init_args": {"root": "nowhere"}}}}
     [found] = check(read(write(parameters=parameters)))

@@ -42,6 +42,8 @@ _NO_DIFFERENCE = (
     "data.num_workers",
     "data.cache",
     "data.check_first",
+    "model.init_args.measures",
+    "model.init_args.slices",
 )
 SEEDS = ("seed_everything", "data.seed", "model.init_args.seed")
 _ROOTS = ("seed_everything", "data", "model", "trainer")

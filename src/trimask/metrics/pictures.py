@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,7 +74,7 @@ class SummedPictures(Pictures):
 
     def redrawn(self, times: NDArray[np.integer]) -> dict[str, Ratios]:
         # In float64, because numpy multiplies integer matrices without BLAS; counts below 2^53 stay exact.
-        flat = self.rows.reshape(len(self.names), -1).astype(np.float64)
+        flat = self.rows.reshape(len(self.names), prod(self.rows.shape[1:])).astype(np.float64)
         sums = times.astype(np.float64) @ flat
         return self.values(sums.astype(self.rows.dtype).reshape(len(times), *self.rows.shape[1:]))
 

@@ -109,10 +109,14 @@ def find_slices(names: Sequence[str], tags: Mapping[str, Tags], asked: Slices) -
     return found
 
 
+def plain_key(text: str) -> str:
+    """Of small letters, digits and underscores alone, which is what W&B can sort by and any shell can say."""
+    return re.sub(r"[^\w]+", "_", text.lower()).strip("_")
+
+
 def _free_key(text: str, taken: set[str]) -> str:
-    """Of small letters, digits and underscores alone, which is what W&B can sort by and any shell can say; a key that is taken
-    by a value that differs in other characters gets a number."""
-    plain = re.sub(r"[^\w]+", "_", text.lower()).strip("_")
+    """A plain key; one that is taken by a value that differs in other characters gets a number."""
+    plain = plain_key(text)
     key, number = plain, 2
     while key in taken:
         key, number = f"{plain}_{number}", number + 1

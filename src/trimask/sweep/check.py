@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimask.errors import UsageError, nearest, one_sentence
+from trimask.metrics.slices import plain_key
 from trimask.pipeline import without_pretrained
 from trimask.run.build import build
 from trimask.run.launch import in_short, resolve
@@ -40,7 +41,7 @@ def check(plan: SweepPlan) -> list[str]:
         return [f"{UNSEEN}: {error}"]
     return (
         []
-        if plan.metric in logged
+        if _is_among(plan.metric, logged)
         else [f"{plan.metric!r} is not a number that is logged{nearest(plan.metric, logged)}"]
     )
 
@@ -63,12 +64,21 @@ def parsed(plan: SweepPlan, overrides: Mapping[str, Any]) -> dict[str, Any]:
         return resolve("fit", ["--exp", plan.experiment, "--overrides", str(file)])
 
 
+def _is_among(metric: str, logged: Sequence[str]) -> bool:
+    return metric in logged or any(name.endswith("*") and metric.startswith(name[:-1]) for name in logged)
+
+
 def logged_numbers(config: Mapping[str, Any]) -> list[str]:
-    """What a validation logs, and the training loss: the task is made, with random weights, and scores nothing."""
+    """What a validation logs, and the training loss: the task is made, with random weights, and scores nothing. Names that depend
+    on the values of a tag end in `*`."""
     module, _ = build({"model": without_pretrained(config["model"]), "data": config["data"]})
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "The ``compute`` method", UserWarning
         )  # torchmetrics: before any update, on purpose here
-        scores = module.score_values(module.val_metric.compute())
-    return [*(f"val/{name.replace(' ', '_')}" for name in scores), "train/loss"]
+        scores = module.val_metric.compute()
+        further = module.val_further.compute(scores, module.headline)
+    slices = module.val_further.slices
+    by_tag = [f"{module.headline}_{plain_key(tag)}_*" for tag in slices.tags] if slices else []
+    names = [*module.score_values(scores), *further.values(), *by_tag]
+    return [*(f"val/{name.replace(' ', '_')}" for name in names), "train/loss"]

@@ -73,9 +73,7 @@ class SegmentationModule(L.LightningModule, ABC):
     default_metric: ClassVar[type[Metric]]  # made from the classes
     tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
     scored_by: ClassVar[Mapping[str, Any]] = {}  # what an answer must be asked for so that its regions have scores
-    calibrated_by: ClassVar[type[Measure] | None] = (
-        None  # what tells whether scores are probabilities, if there is a way
-    )
+    calibrated_by: ClassVar[type[Measure] | None] = None  # what tells whether scores are probabilities
 
     def __init__(
         self,
