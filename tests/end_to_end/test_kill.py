@@ -217,9 +217,11 @@ def test_ten_kills(start):
     ways = [killed] * 4 + [asked_to_end] * 3 + [disk_full] * 2 + [quota_used_up]
     generator.shuffle(ways)
     batches, arguments = 0, []
+    signal_hooks = iter(["on_train_batch_start", "on_before_backward", "on_validation_batch_start"])
     for number, way in enumerate(ways):
-        after = batches + generator.randint(5 if number == 0 else 1, 7)
-        hook = generator.choice(HOOKS)
+        after, hook = batches + generator.randint(5 if number == 0 else 1, 7), generator.choice(HOOKS)
+        if way is asked_to_end:
+            after, hook = next(n for n in range(after, after + 7) if (n - 1) % 7 in (0, 2, 4)), next(signal_hooks)
         code, text = finish(*start(arguments, way, after, hook))
         assert code == EXIT[way], (number, way.__name__, text)
         assert SAID.get(way, "") in text
@@ -228,8 +230,8 @@ def test_ten_kills(start):
         checkpoint = last(run)
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         if way is asked_to_end:
-            assert batches % 7 % 2 == 0, "never between accumulated batches"
-            assert after <= batches <= after + (7 if "validation" in hook else 3), "at the end of the step"
+            assert batches % 7 in (2, 4, 6, 0), "never between accumulated batches"
+            assert batches == (-(-after // 7) * 7 if "validation" in hook else after + 1), "at the end of its step"
         if way is not killed:
             assert not list(run.rglob("*.new"))
         arguments = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
