@@ -27,6 +27,7 @@ from trimask.metrics.pictures import Ratios
 from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Target
 
 LEVELS = 4096  # of confidence in a bin
+ROWS = 64  # of a picture whose scores are looked at together
 LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 is taken for this one, so that its logarithm is a number
 BOUNDS = (0.01, 100.0)  # between which a temperature is looked for
 
@@ -110,11 +111,12 @@ class Calibration(Measure):
         labels = truth.semantic(self.classes.ignore_index)
         labelled = labels != self.classes.ignore_index
         true = labels.where(labelled, 0)
-        given = scores.gather(0, true[None])[0]  # to the true class
-        confidence = scores.gather(0, answer.labels[None])[0]
-        squares = torch.linalg.vector_norm(scores, dim=0).square()  # of all classes, without a copy of the scores
-        brier = (squares - 2 * given + 1)[labelled].sum(dtype=torch.float64)
-        nll = -given[labelled].clamp(min=LEAST).log().sum(dtype=torch.float64)
+        given = scores.gather(0, true[None])[0].where(labelled, 1)  # to the true class
+        confidence = scores.gather(0, answer.labels[None])[0] if answer.confidence is None else answer.confidence
+        # Of all classes; by rows, so that the scores are not copied as a whole.
+        squares = torch.cat([rows.square().sum(dim=0) for rows in scores.split(ROWS, dim=1)])
+        brier = (squares - 2 * given + 1).where(labelled, 0).sum(dtype=torch.float64)
+        nll = -given.clamp(min=LEAST).log().sum(dtype=torch.float64)
         right = (answer.labels == labels)[labelled]
         self.keep(name, _sums(confidence[labelled], right, self.bins, float(brier), float(nll)))
 

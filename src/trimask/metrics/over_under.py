@@ -60,11 +60,11 @@ class OverUnderSegmentation(Measure):
     def update(self, answer: SemanticMap | Panoptic, truth: Target, *, name: str) -> None:
         answered = answer.semantic(self.classes.ignore_index)
         require_equal_size(tuple(answered.shape), truth.size, name)
-        true = truth.semantic(self.classes.ignore_index).cpu().numpy()
-        found = np.where(true == self.classes.ignore_index, -1, answered.cpu().numpy())
+        true = truth.semantic(self.classes.ignore_index).int().cpu().numpy()  # smaller numbers are compared faster
+        found = np.where(true == self.classes.ignore_index, np.int32(-1), answered.int().cpu().numpy())
         sums = np.zeros((3, len(self.classes)))
-        for label in np.intersect1d(true, found):
-            if label != self.classes.ignore_index:
+        for label in range(len(self.classes)):
+            if (true == label).any() and (found == label).any():
                 over, under, counts = rom_and_rum(
                     regions(true == label, self.min_area), regions(found == label, self.min_area)
                 )
@@ -77,8 +77,10 @@ class OverUnderSegmentation(Measure):
 
 def regions(mask: NDArray[np.bool_], min_area: int = 1) -> Ids:
     """(H, W) -> its connected regions of at least `min_area` pixels, numbered from 1."""
-    _, ids, facts, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    keep = facts[:, cv2.CC_STAT_AREA] >= min_area
+    _, ids = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    if min_area == 1:
+        return ids.astype(np.int32, copy=False)
+    keep = np.bincount(ids.ravel()) >= min_area
     keep[0] = False  # what lies outside of the mask
     return (np.cumsum(keep) * keep).astype(np.int32)[ids]
 
