@@ -247,7 +247,7 @@ class Report(Callback):
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             what = "interrupted" if isinstance(exception, KeyboardInterrupt) else "ended as a signal asked for"
             held = f"{last} continues it (--ckpt_path {last})" if last.is_file() else "no checkpoint was written yet"
-            log.info(f"{what} at step {trainer.global_step}; {held}")
+            log.info(f"{what} at step {trainer.global_step}; {held}" if trainer.state.fn == "fit" else what)
             return
         with suppress(OSError), self.folder.log.open("a") as handle:  # the disk may be full
             traceback.print_exception(exception, file=handle)

@@ -65,9 +65,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         fresh.replace(path)
     except BaseException as error:
+        said = DiskFull(path) if is_full(error) else None  # with what is free as long as the part is there
         fresh.unlink(missing_ok=True)
-        if is_full(error):
-            raise DiskFull(path) from error
+        if said:
+            raise said from error
         raise
 
 
