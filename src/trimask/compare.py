@@ -26,11 +26,12 @@ from rich.table import Table
 from trimask.data.batching import collate
 from trimask.errors import OptionParser, UsageError
 from trimask.metrics import Difference, Pictures, paired_bootstrap, pictures
-from trimask.pipeline import Pipeline
+from trimask.pipeline import Pipeline, rebuilt
 from trimask.run.build import headline
 from trimask.run.console import console
 from trimask.run.data_source import built
 from trimask.run.folder import RunFolder
+from trimask.tasks.weights import read_checkpoint
 from trimask.types import Sample
 
 LINE, PAPER, INK = 24, (24, 24, 24), (235, 235, 235)  # the title above a panel
@@ -170,7 +171,8 @@ def _write_panels(a: Measured, b: Measured, count: int, folder: Path) -> int:
 @torch.inference_mode()
 def _drawn(one: Measured, wanted: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
     """The panel of each wanted picture."""
-    pipeline = Pipeline.from_checkpoint(one.run.checkpoint("best"))
+    file = one.run.checkpoint("best")
+    pipeline = Pipeline(rebuilt(read_checkpoint(file), file))  # with the scores that validation has, uncalibrated
     found = {}
     for sample in _samples(one, wanted):
         batch = collate([sample]).to(pipeline.device)

@@ -116,14 +116,14 @@ def _sections(further: FurtherScores, figures: list[Picture]) -> list[str]:
     sections = []
     if sliced := further.sliced:
         rows = []
-        for one in further.slices:
+        for one in further.slice_rows:
             numbers = str(one.num_pictures), percent(one.score), _ends(one.ends, percent)
             rows.append([one.tag, one.value, *numbers, "worst" if one.is_worst else ""])
         head = ["tag", "value", "pictures", sliced.headline, "95 %", ""]
         facts = [sliced.definition, f"the {sliced.headline} of all pictures is {percent(sliced.whole)}"]
         sections.append(number_section("Slices", facts, head, rows))
-    if further.measured:
-        rows = [[one.name, _number(one.value), _ends(one.ends, _number)] for one in further.measured]
+    if further.measure_rows:
+        rows = [[one.name, _number(one.value), _ends(one.ends, _number)] for one in further.measure_rows]
         sections.append(number_section("Further measures", [further.definitions], ["", "value", "95 %"], rows, figures))
     return sections
 

@@ -164,7 +164,7 @@ class FurtherScores:
         return {**own, **values}
 
     @cached_property
-    def slices(self) -> list[SliceRow]:
+    def slice_rows(self) -> list[SliceRow]:
         """Of the slices that were asked for, in their order."""
         if self.sliced is None:
             return []
@@ -177,7 +177,7 @@ class FurtherScores:
         ]
 
     @cached_property
-    def measured(self) -> list[MeasureRow]:
+    def measure_rows(self) -> list[MeasureRow]:
         """Of the measures, in their order."""
         rows = []
         for part in self.parts:
@@ -193,8 +193,8 @@ class FurtherScores:
 
     def tables(self) -> list[Table]:
         """What a person reads at the end of a run."""
-        slices = [_slice_table(self.slices, self.sliced)] if self.sliced else []
-        return [*slices, *([_measure_table(self.measured, self.definitions)] if self.parts else [])]
+        slices = [_slice_table(self.slice_rows, self.sliced)] if self.sliced else []
+        return [*slices, *([_measure_table(self.measure_rows, self.definitions)] if self.parts else [])]
 
 
 class SliceRow(NamedTuple):
