@@ -1,7 +1,9 @@
-"""Runs commands of trimask on several processes, one command after the other: `forked.py '[[2, ["fit", ...]], ...]'`.
+"""Runs commands of trimask on several processes, one after the other: `forked.py '[[2, ["fit", ...], {}, 0], ...]'`.
+
+A row is the number of processes, the command, further variables of the environment, and the exit code that is expected.
 
 The processes are told what torchrun tells its own, and are forked from one that has imported everything, which saves half a
-minute a process. Where one of them fails the others are soon ended, and its exit code is that of the whole.
+minute a process. Where one of them fails the others are soon ended.
 """
 
 import json
@@ -67,6 +69,10 @@ def run(world, arguments, tell=by_torchrun):
 
 
 if __name__ == "__main__":
-    for number, command in json.loads(sys.argv[1]):
-        if code := run(number, [*command, f"--trainer.devices={number}"] if number > 1 else command):
-            sys.exit(code)
+    for number, command, environment, expected in json.loads(sys.argv[1]):
+        os.environ.update(environment)
+        devices = [] if command[0] == "predict" else [f"--trainer.devices={number}"]
+        if (code := run(number, [*command, *devices])) != expected:
+            sys.exit(f"{command} on {number} processes ended with {code} instead of {expected}")
+        for name in environment:
+            del os.environ[name]
