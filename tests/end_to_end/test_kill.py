@@ -19,6 +19,8 @@ import pytest
 import torch
 import yaml
 
+from trimask.cli import main
+
 pytestmark = pytest.mark.slow
 
 # Norms and dropout, and a step in ten that is not finite on one process: what is left out must be left out again.
@@ -290,3 +292,23 @@ def test_kills_on_two_processes(start):
     assert codes == (0, 0), text
     assert len(all_runs() - before) == 2
     assert_same_run(whole, run)
+
+
+def test_both_processes_stop_at_what_one_of_them_has_found(start, monkeypatch, capsys):
+    codes, text = on_two_processes(start, ["--run.on_nan=stop", "--model.seed=3"])
+    assert codes == (2, 2), text
+    assert "is not finite: losses cross_entropy" in text
+    run = run_folder()
+    bad = [
+        file for file in (run / "nonfinite").iterdir() if not all(part["is_finite"] for part in content(file)["parts"])
+    ]
+    assert [file.name[-10:] for file in bad] == ["-rank-1.pt"], "the seed is chosen so that it is not the first process"
+    monkeypatch.syspath_prepend(os.getcwd())
+    assert main(["replay", str(run)]) == 0, "with the weights that the first process has written"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "process 1 of 2" in said
+    assert "the output of network (Small)" in said, "which divides by itself"
+
+
+def content(file):
+    return torch.load(file, weights_only=True)
