@@ -73,3 +73,21 @@ def test_a_row_that_comes_late_is_in_its_place(path):
     logger.log_metrics({"a": 2}, step=3)
     logger.save()
     assert [row["step"] for row in rows(path)] == ["3", "5"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_a_row_that_a_kill_has_cut_off_is_left_out(path, cut):
+    first = MetricsCsv(path)
+    for step in range(13):
+        first.log_metrics({"loss": step}, step=step)
+        first.save()
+    path.write_bytes(path.read_bytes()[:-cut])  # of "12,12.0\r\n": without its end, or a row "12,1", or "12,"
+    second = MetricsCsv(path)
+    second.log_metrics({"loss": 7.5}, step=12)
+    second.save()
+    assert [row["loss"] for row in rows(path)] == [f"{step}.0" for step in range(12)] + ["7.5"]
+    path.write_bytes(path.read_bytes()[:6])  # of its first line
+    third = MetricsCsv(path)
+    third.log_metrics({"loss": 1.0}, step=0)
+    third.save()
+    assert rows(path) == [{"step": "0", "loss": "1.0"}]
