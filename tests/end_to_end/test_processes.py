@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 pytestmark = pytest.mark.slow
 
 PARTS = Path(__file__).with_name("processes")
+LAUNCH = Path(__file__).parents[2] / "configs" / "launch"
 CASE = {
     "data": {
         "dataset": {
@@ -79,15 +81,34 @@ def told(task, num_pictures):
     }
 
 
+def with_norm():
+    """The training case with running statistics, and with a process of three for whom no picture is left in validation."""
+    case = yaml.safe_load(yaml.safe_dump(CASE))
+    case["model"]["init_args"]["network"]["init_args"] = {"norm": True}
+    case["data"]["dataset"]["init_args"]["eval_length"] = 2
+    return case
+
+
 def python(*arguments):
     environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(PARTS)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def forked(*commands):
-    """Runs commands, each with its number of processes."""
-    python(str(PARTS / "forked.py"), json.dumps(commands))
+def on_two_machines(experiment):
+    told = {"NODES": "2", "PROCESSES": "1", "HEAD": f"127.0.0.1:{free_port()}", "ADDRESS": "127.0.0.1"}
+    told |= {"PYTHON": sys.executable, "WANDB_MODE": "disabled", "PYTHONPATH": str(PARTS)}
+    command = ["bash", str(LAUNCH / "torchrun.sh"), experiment]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    machines = [subprocess.Popen(command, env={**os.environ, **told}, **output) for _ in range(2)]
+    said = [machine.communicate(timeout=500)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(said)
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
 
 
 def rows(run):
@@ -100,38 +121,62 @@ def only(parent):
     return folder
 
 
-def seen(pattern, num_processes):
+def contents(run):
+    """The names in a run's folder, but for that of its later evaluations."""
+    return {path.name for path in run.iterdir()} - {"validate"}
+
+
+def seen(experiment, num_processes):
     """(stage, step) -> the pictures of all processes, sorted."""
     pictures = {}
     for rank in range(num_processes):
-        for line in Path(pattern.format(rank)).read_text().splitlines():
+        for line in Path(f"seen_{experiment}_{rank}.txt").read_text().splitlines():
             stage, step, *names = line.split(" ")
             pictures.setdefault((stage, step), []).extend(names)
     return {key: sorted(names) for key, names in pictures.items()}
 
 
+# 7 pictures in batches of 2: 4 batches; 2 and 2; 2, 1 and 1. Of 2 pictures, one process of three gets none.
+TASKS = {"SemanticModule": "miou", "InstanceModule": "map", "PanopticModule": "pq"}
+WORLDS = {7: (1, 2, 3), 2: (1, 3)}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The working folder of all of these tests."""
+    """The working folder, in which everything has run that can do with processes forked from one."""
     folder = tmp_path_factory.mktemp("processes")
+    commands = [
+        (1, ["fit", "--exp", "one.yaml"]),
+        (3, ["fit", "--exp", "three.yaml"]),
+        *((world, ["validate", "--exp", "one.yaml", "--ckpt_path", "last"]) for world in (1, 2, 3)),
+        (3, ["fit", "--exp", "accumulated.yaml", "--trainer.accumulate_grad_batches=2"]),
+        (1, ["fit", "--exp", "smaller.yaml", "--data.batch_size=3", "--trainer.max_steps=1"]),
+        (3, ["fit", "--exp", "norm.yaml"]),
+        (1, ["validate", "--exp", "norm.yaml", "--ckpt_path", "last"]),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        for name in ("one", "two", "three", "torchrun", "accumulated", "smaller"):
+            Path(f"{name}.yaml").write_text(yaml.safe_dump(CASE))
+        Path("norm.yaml").write_text(yaml.safe_dump(with_norm()))
+        save_file({"sharpness": torch.tensor(4.0)}, "told.safetensors")
+        for task in TASKS:
+            for number, worlds in WORLDS.items():
+                name = f"{task}-{number}"
+                Path(f"{name}.yaml").write_text(yaml.safe_dump(told(task, number)))
+                options = ["validate", "--exp", f"{name}.yaml", "--weights", "told.safetensors", "--as"]
+                commands += [(world, [*options, f"{name}/{world}"]) for world in worlds]
+        python(str(PARTS / "forked.py"), json.dumps([(*command, {}, 0) for command in commands]))
         yield folder
 
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """The folders of a run on one and three processes, on two that Lightning starts, and on two that torchrun starts."""
-    names = ("one", "three", "two", "torchrun")
-    for name in names:
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(CASE))
-    forked((1, ["fit", "--exp", "one.yaml"]), (3, ["fit", "--exp", "three.yaml"]))
+    """The folders of a run on one and three processes, on two that Lightning starts, and on two machines of one process each
+    (this one twice) by configs/launch/torchrun.sh."""
     python("-m", "trimask", "fit", "--exp", "two.yaml", *TWO)
-    for file in Path().glob("seen_2*"):
-        file.rename(file.name.replace("seen", "lightning"))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "trimask"]
-    python(*launcher, "fit", "--exp", "torchrun.yaml", *TWO)
-    return {name: list(Path("runs", name).iterdir()) for name in names}
+    on_two_machines("torchrun.yaml")
+    return {name: list(Path("runs", name).iterdir()) for name in ("one", "three", "two", "torchrun")}
 
 
 def test_a_run_has_one_folder_however_its_processes_are_started(runs):
@@ -139,13 +184,16 @@ def test_a_run_has_one_folder_however_its_processes_are_started(runs):
         assert len(folders) == 1, name
         [folder] = folders
         assert [row["step"] for row in rows(folder)] == [str(step) for step in range(6)]
-        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in runs["one"][0].iterdir())
-        assert (folder / "log.txt").read_text().count("pictures to train") == 1
+        assert contents(folder) == contents(runs["one"][0])
+        said = (folder / "log.txt").read_text()
+        assert said.count("pictures to train") == 1
+        assert "SGD with the learning rate 0.1 at 6 pictures a step" in said
+        assert "belongs to" not in said
 
 
-@pytest.mark.parametrize(("pattern", "world"), [("lightning_2_{}.txt", 2), ("seen_2_{}.txt", 2), ("seen_3_{}.txt", 3)])
-def test_a_step_sees_the_same_pictures_and_a_validation_sees_each_once(runs, pattern, world):
-    alone, together = seen("seen_1_{}.txt", 1), seen(pattern, world)
+@pytest.mark.parametrize(("name", "world"), [("two", 2), ("torchrun", 2), ("three", 3)])
+def test_a_step_sees_the_same_pictures_and_a_validation_sees_each_once(runs, name, world):
+    alone, together = seen("one", 1), seen(name, world)
     assert len(alone) == 8
     assert together == alone
     for (stage, _), names in alone.items():
@@ -160,6 +208,21 @@ def test_losses_and_scores_agree(runs, name):
         for key in filter(one.get, one):
             close = {"rel": 1e-5} if key.startswith(("train", "lr")) else {"abs": 1e-3, "nan_ok": True}
             assert float(other[key]) == pytest.approx(float(one[key]), **close), (one["step"], key)
+
+
+def test_accumulated_batches_of_three_processes_train_the_same_network(folder):
+    """One picture at a time in each."""
+    alone, run = only(Path("runs/one")), only(Path("runs/accumulated"))
+    assert "6 pictures (3 devices x 2 accumulated batches x 1)" in (run / "log.txt").read_text()
+    expected, found = (torch.load(one / "checkpoints" / "last.ckpt", weights_only=True) for one in (alone, run))
+    assert found["global_step"] == expected["global_step"] == 6
+    for name, weight in expected["state_dict"].items():
+        assert torch.allclose(found["state_dict"][name], weight, atol=1e-6), name
+
+
+def test_another_batch_than_the_experiments_is_told_what_it_means_for_the_rate(folder):
+    said = (only(Path("runs/smaller")) / "log.txt").read_text()
+    assert "learning rate 0.1 belongs to 6 pictures a step, and this run has 3." in said
 
 
 def assert_same_evaluation(one, other):
@@ -179,45 +242,20 @@ def texts(run):
     return page.count("<tr"), [line for line in (run / "log.txt").read_text().splitlines() if "│" in line]
 
 
-def test_a_checkpoint_scores_the_same_to_the_last_digit(runs):
-    last = runs["one"][0] / "checkpoints" / "last.ckpt"
-    forked(*((world, ["validate", "--ckpt_path", str(last)]) for world in (1, 2, 3)))
-    first, *others = sorted((runs["one"][0] / "validate").iterdir())
+def test_a_checkpoint_scores_the_same_to_the_last_digit(folder):
+    run = only(Path("runs/one"))
+    first, *others = sorted((run / "validate").iterdir())
     assert len(others) == 2
     for other in others:
         assert_same_evaluation(first, other)
-    trained = [row["val/miou"] for row in rows(runs["one"][0]) if row["val/miou"]]
+    trained = [row["val/miou"] for row in rows(run) if row["val/miou"]]
     assert rows(first)[0]["val/miou"] == trained[-1]
-
-
-# 7 pictures in batches of 2: 4 batches; 2 and 2; 2, 1 and 1. Of 2 pictures, one process of three gets none.
-TASKS = {"SemanticModule": "miou", "InstanceModule": "map", "PanopticModule": "pq"}
-WORLDS = {7: (1, 2, 3), 2: (1, 3)}
-
-
-@pytest.fixture(scope="module")
-def measured(folder):
-    """(task, number of pictures) -> the evaluations of the same network, by the number of processes."""
-    save_file({"sharpness": torch.tensor(4.0)}, "told.safetensors")
-    commands = []
-    for task in TASKS:
-        for number, worlds in WORLDS.items():
-            name = f"{task}-{number}"
-            Path(f"{name}.yaml").write_text(yaml.safe_dump(told(task, number)))
-            options = ["validate", "--exp", f"{name}.yaml", "--weights", "told.safetensors", "--as"]
-            commands += [(world, [*options, f"{name}/{world}"]) for world in worlds]
-    forked(*commands)
-    return {
-        (task, number): {world: only(Path(f"runs/{task}-{number}/{world}/validate")) for world in worlds}
-        for task in TASKS
-        for number, worlds in WORLDS.items()
-    }
 
 
 @pytest.mark.parametrize("number", WORLDS)
 @pytest.mark.parametrize("task", TASKS)
-def test_confusion_ap_and_pq_are_those_of_one_process(measured, task, number):
-    alone, *others = measured[task, number].values()
+def test_confusion_ap_and_pq_are_those_of_one_process(folder, task, number):
+    alone, *others = (only(Path(f"runs/{task}-{number}/{world}/validate")) for world in WORLDS[number])
     [row] = rows(alone)
     assert 0.1 < float(row[f"val/{TASKS[task]}"]) < 0.9
     assert len(np.load(alone / "pictures.npz")["names"]) == number
@@ -226,15 +264,8 @@ def test_confusion_ap_and_pq_are_those_of_one_process(measured, task, number):
 
 
 def test_validation_in_training_measures_what_the_checkpoint_holds(folder):
-    """With running statistics, which differ from process to process until they are told the first one's, and with a process
-    for whom no picture is left."""
-    case = yaml.safe_load(yaml.safe_dump(CASE))
-    case["model"]["init_args"]["network"]["init_args"] = {"norm": True}
-    case["data"]["dataset"]["init_args"]["eval_length"] = 2
-    Path("norm.yaml").write_text(yaml.safe_dump(case))
-    forked((3, ["fit", "--exp", "norm.yaml"]))
+    """Running statistics differ from process to process until all are told the first one's."""
     run = only(Path("runs/norm"))
-    forked((1, ["validate", "--ckpt_path", f"{run}/checkpoints/last.ckpt"]))
     trained, [measured] = rows(run)[-1], rows(only(run / "validate"))
     scores = [key for key in measured if key.startswith("val/")]
     assert len(scores) > 5

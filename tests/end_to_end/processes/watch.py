@@ -8,11 +8,15 @@ import lightning as L
 import torch
 
 
+def experiment(trainer):
+    return os.path.basename(os.path.dirname(trainer.default_root_dir))
+
+
 class Seen(L.Callback):
-    """Writes which pictures this process was given."""
+    """Writes which pictures this process was given, in seen_<experiment>_<rank>.txt."""
 
     def write(self, stage, trainer, batch):
-        with open(f"seen_{trainer.world_size}_{trainer.global_rank}.txt", "a") as handle:
+        with open(f"seen_{experiment(trainer)}_{trainer.global_rank}.txt", "a") as handle:
             handle.write(f"{stage} {trainer.global_step} {' '.join(batch.names)}\n")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -39,8 +43,7 @@ class Held(L.Callback):
             if (average := getattr(callback, "_average_model", None)) is not None:
                 held["average"] = average.module.network.parameters()
         counts = {key: sum(local(value).numel() for value in values) for key, values in held.items()}
-        name = os.path.basename(os.path.dirname(trainer.default_root_dir))
-        with open(f"held_{name}_{trainer.global_rank}.json", "w") as handle:
+        with open(f"held_{experiment(trainer)}_{trainer.global_rank}.json", "w") as handle:
             json.dump(counts, handle)
 
 
