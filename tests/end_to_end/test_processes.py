@@ -63,18 +63,26 @@ CASE = {
     },
     "run": {"panels": 2},
 }
+MEASURES = {
+    "SemanticModule": ("Calibration", "TrimapIoU", "ObjectSize", "OverUnderSegmentation"),
+    "InstanceModule": ("InstanceCalibration",),
+}
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 def told(task, num_pictures):
-    """A case whose network answers from memory, and is not trained."""
+    """A case whose network answers from memory, and is not trained. Further measures are asked for, too."""
     dataset = {"class_path": "trimask.data.Shapes", "init_args": {"eval_length": num_pictures, "size": [64, 64]}}
     network = {"class_path": "told.Told", "init_args": {"length": num_pictures}}
     return {
         "data": {"dataset": dataset, "eval_batch_size": 2, "num_workers": 0},
         "model": {
             "class_path": f"trimask.tasks.{task}",
-            "init_args": {"network": network, "criterion": {"class_path": "trimask.losses.QueryCriterion"}},
+            "init_args": {
+                "network": network,
+                "criterion": {"class_path": "trimask.losses.QueryCriterion"},
+                "measures": [{"class_path": f"trimask.metrics.{name}"} for name in MEASURES.get(task, ())],
+            },
         },
         "trainer": {"accelerator": "cpu", "devices": 1},
         "run": {"panels": 2},
