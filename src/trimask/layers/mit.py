@@ -131,7 +131,7 @@ class MixTransformer(nn.Module):
 
     def sharding_units(self) -> list[nn.Module]:
         """The blocks; see `tasks.sharding`."""
-        return [block for stage in self.stages for block in stage.blocks]
+        return [block for stage in self.stages for block in stage.get_submodule("blocks").children()]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Which parameter belongs to which layer, in the terms of timm's models; what does not decay shows by its shape."""
