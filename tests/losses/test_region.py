@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 from trimask.losses.region import NEGATIVE, UNUSED, RegionCriterion, draw, match
 from trimask.losses.region_truth import RegionRule
 from trimask.networks.mask_rcnn import MaskRCNN
-from trimask.parity.mask_rcnn import ROWS, _features
+from trimask.parity.mask_rcnn import ROWS, pyramid
 from trimask.parity.row import as_in_training, normalized
 from trimask.types import ClassSpec, Target
 
@@ -58,7 +58,7 @@ def test_losses_are_those_of_torchvision(targets):
     torch.manual_seed(1)
     found = RegionCriterion()(ours(images), targets)
     torch.manual_seed(1)
-    listed, features = _features(theirs, normalized(ours, images))
+    listed, features = pyramid(theirs, normalized(ours, images))
     truth = [as_torchvision(one) for one in targets]
     proposals, first = theirs.rpn(listed, features, truth)
     _, second = theirs.roi_heads(features, proposals, listed.image_sizes, truth)
