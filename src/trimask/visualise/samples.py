@@ -234,18 +234,15 @@ def _outline(lines: Transparent, layers: NDArray[Any], rows: Sequence[int], colo
 
 def _named(lines: Transparent, layers: NDArray[Any], rows: Sequence[int], names: Sequence[str]) -> Transparent:
     """With the name of each segment on its thickest place, the largest first, where there is room."""
-    found = []
-    for row in rows:
-        mask = (layers == row + 1).any(axis=0)
-        if mask.any():
-            found.append((int(mask.sum()), row, mask))
-    if not found:
+    areas = np.bincount(layers.ravel(), minlength=max(rows, default=0) + 2)
+    largest = sorted((row for row in rows if areas[row + 1]), key=lambda row: -areas[row + 1])[:_MAX_NAMES]
+    if not largest:
         return lines
     canvas = Image.fromarray(lines)
     brush = ImageDraw.Draw(canvas)
     taken: list[_Box] = []
-    for _, row, mask in sorted(found, key=lambda entry: -entry[0])[:_MAX_NAMES]:
-        if (place := _place(names[row], mask, taken)) is not None:
+    for row in largest:
+        if (place := _place(names[row], (layers == row + 1).any(axis=0), taken)) is not None:
             box, font = place
             taken.append(box)
             brush.text(
