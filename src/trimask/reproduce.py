@@ -1,7 +1,8 @@
 """python -m trimask reproduce --exp NAME [--weights FILE | --ckpt_path RUN | --train] [--KEY=VALUE ...]: measure an experiment
 by its own protocol, compare with its published number, and write that into the ledger.
 
-Without an experiment it prints the table over all of them. Exit code 1: outside the tolerance, or not run to the end.
+Without an experiment it prints the table over all of them. Exit code 1: a number is outside its tolerance, or was not run to the
+end; of the table, the newest number of any experiment is outside.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,15 +43,18 @@ def reproduce(arguments: list[str]) -> int:
             raise UsageError(
                 "What to reproduce? Give --exp NAME; without it, the table over all experiments is printed."
             )
-        console.print(table())
-        return 0
+        measured = measurements()
+        console.print(table(measured))
+        return (
+            1 if any(found and found.verdict is Verdict.MISSED for pair in measured.values() for found in pair) else 0
+        )
     if sum(map(bool, (options.weights, options.ckpt_path, options.train))) > 1:
         raise UsageError("--weights, --ckpt_path and --train say where the weights come from; give one of them.")
     experiment = experiments.find(options.exp)
-    measured = _Measurement(experiment, options.exp, overrides).entry(_weights(experiment, options, overrides))
-    path = entry.write(measured)
-    _say(measured, path)
-    return 1 if measured.verdict in (Verdict.MISSED, Verdict.NOT_RUN) else 0
+    told = _Measurement(experiment, options.exp, overrides).entry(_weights(experiment, options, overrides))
+    path = entry.write(told)
+    _say(told, path)
+    return 1 if told.verdict in (Verdict.MISSED, Verdict.NOT_RUN) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,14 +277,21 @@ def _value(measured: Entry) -> str:
     return f"{measured.value:.4f}{ends}"
 
 
-def table() -> Table:
-    """All experiments: what is published, and the newest measurement of weights from elsewhere and of weights trained here."""
+Pair = tuple[Entry | None, Entry | None]  # the newest measurement of weights from elsewhere and of weights trained here
+
+
+def measurements() -> dict[str, Pair]:
+    """Of all experiments, by their names."""
+    return {name: (newest(name, trained_here=False), newest(name, trained_here=True)) for name in experiments.names()}
+
+
+def table(measured: Mapping[str, Pair]) -> Table:
+    """What is published and what was measured."""
     found = Table("experiment", "published", title="the ledger", box=SIMPLE)
     for heading in ("weights evaluated", "trained here"):
         found.add_column(heading, overflow="fold")
-    for name in experiments.names():
-        entries = [newest(name, trained_here=own) for own in (False, True)]
-        found.add_row(name, experiments.find(name).baseline.published or "none", *map(_cell, entries))
+    for name, pair in measured.items():
+        found.add_row(name, experiments.find(name).baseline.published or "none", *map(_cell, pair))
     return found
 
 

@@ -53,6 +53,7 @@ def test_a_wrong_baseline_exits_1_and_says_by_how_much(home, capsys):
     assert told["why"] == f"0.2000 below the published {value + 0.2:g}, outside the tolerance of 0.001"
     low, high = told["interval"]
     assert low < value < high
+    assert main(["reproduce"]) == 1, "the table is as red as its newest entries"
     assert told["trained_here"]["run"] == str(run.parent)
     assert told["trained_here"]["steps"] == 2
     assert (told["seed"], told["differs"]) == (0, {})
