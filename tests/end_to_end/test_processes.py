@@ -98,7 +98,9 @@ def with_norm():
 
 
 def python(*arguments):
-    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(PARTS)}
+    # One thread: on more of them a network itself rounds otherwise where pictures share a batch, and scores are compared to the
+    # last digit.
+    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(PARTS), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
