@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trimask.layers.plain_vit import PlainViT, as_map, let_in_front
+from trimask.layers.plain_vit import PlainViT, as_map, as_tokens, let_in_front
 from trimask.outputs import QueryOutput
 from trimask.types import Size
 from trimask.weights import RenameTable, join
@@ -69,6 +69,21 @@ class Upscale(nn.Module):
         cells = F.linear(x.permute(0, 2, 3, 1), weight, self.conv1.get_parameter("bias").repeat(4))
         cells = cells.unflatten(3, (2, 2, -1)).transpose(2, 3)  # (B, h, 2, w, 2, D)
         return cells.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class _Products(torch.autograd.Function):
+    """(B, Q, D) and (B, P, D) of one type -> (B, Q, P). The gradient of the second lies in memory as it does itself: torch's own
+    lies the other way round, so that the layer norm behind it would begin with a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, cells: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, cells)
+        return queries @ cells.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        queries, cells = ctx.saved_tensors
+        return gradient @ cells, gradient.transpose(1, 2) @ queries
 
 
 # --- other libraries' weights ---
@@ -275,7 +290,8 @@ class EoMT(nn.Module):
         x = self.backbone.body.norm(x)
         queries, patches = x[:, : self.num_queries], x[:, self.num_in_front :]
         features = self.upscale(as_map(patches, size))
-        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
+        looks = self.mask_head(queries)
+        masks = _Products.apply(looks, as_tokens(features).to(looks.dtype)).unflatten(2, features.shape[-2:])
         return QueryOutput(masks, self.classify(queries))
 
     @torch.no_grad()
