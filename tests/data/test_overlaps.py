@@ -35,7 +35,7 @@ def winner(stack, masks, below, overlap):
 def naive(masks, labels, crowds, under, overlap):
     """For each pixel its object, or None; and its class, or 255."""
     lead = 0
-    while lead < len(masks) and (crowds[lead] or labels[lead] == VOID or not masks[lead].any()):  # empty ones do not count
+    while lead < len(masks) and (crowds[lead] or labels[lead] == VOID or not masks[lead].any()):  # or it is empty
         lead += 1
     objects = np.full(under.shape, None)
     classes = under.copy()

@@ -177,6 +177,7 @@ def test_two_at_a_time():
 
 
 @needs_engine
+@pytest.mark.slow
 def test_an_interrupted_trial_goes_on_from_its_checkpoint():
     """Killed without a chance to tidy up: the sweep and, later, what it left running."""
     given = plan(parameters={"lr": {"values": [0.1, 0.01]}, "hang": {"value": True}})
