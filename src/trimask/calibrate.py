@@ -33,6 +33,7 @@ from trimask.metrics.calibration import CalibrationPictures, Evidence, fit_tempe
 from trimask.pipeline import rebuilt, task_of
 from trimask.run.console import console
 from trimask.run.data_source import built
+from trimask.run.disk import whole_file
 from trimask.run.folder import RunFolder
 from trimask.tasks.base import SegmentationModule
 from trimask.tasks.weights import different_classes, read_checkpoint
@@ -190,9 +191,8 @@ def _write(found: Calibrated, run: RunFolder, options: argparse.Namespace, file:
         "before": _plain(found.before),
         "after": _plain(found.after),
     }
-    fresh = run.calibration.with_suffix(".new")
-    fresh.write_text(json.dumps(told, indent=1))
-    fresh.replace(run.calibration)
+    with whole_file(run.calibration) as fresh:
+        fresh.write_text(json.dumps(told, indent=1))
     sides = [
         reliability_diagram(one.share, one.confidence, one.right, title)
         for one, title in ((found.before.reliability, "as it is"), (found.after.reliability, "with the temperature"))

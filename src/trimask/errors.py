@@ -36,7 +36,7 @@ class OptionParser(argparse.ArgumentParser):
 
 def one_sentence(error: BaseException) -> str | None:
     """What to tell the user, or None for an error that is trimask's own fault and deserves its traceback."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, DataError | UsageError) or (isinstance(cause, ValueError) and _raised_on_purpose(cause)):
             return _without_worker_traceback(str(cause), type(cause).__name__)
     if isinstance(error, PermissionError):
@@ -50,7 +50,7 @@ def one_sentence(error: BaseException) -> str | None:
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it was raised `from`, from the outside in."""
     while error is not None:
         yield error

@@ -11,6 +11,8 @@ from typing import Any
 
 import lightning as L
 
+from trimask.errors import causes
+
 _SAID = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # How torch's loader tells that the machine has killed one of its processes for memory, or that /dev/shm was full.
 _WORKER = re.compile(r"DataLoader worker .*killed by signal: (Killed|Bus error)")
@@ -22,19 +24,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or type(cause).__name__ == "OutOfMemoryError"
         or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _SAID))
-        for cause in _causes(error)
+        for cause in causes(error)
     ) or bool(_killed_worker(error))
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _killed_worker(error: BaseException) -> str | None:
     """The signal that has ended a process of the loader for want of memory."""
-    return next((found[1] for cause in _causes(error) if (found := _WORKER.search(str(cause)))), None)
+    return next((found[1] for cause in causes(error) if (found := _WORKER.search(str(cause)))), None)
 
 
 class MemoryAdvice(L.Callback):

@@ -14,7 +14,7 @@ to. Own work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from torch.nn.utils import get_total_norm
 from trimask.errors import UsageError
 from trimask.run.disk import DiskFull, whole_file
 from trimask.run.folder import RunFolder
+from trimask.tasks.sharding import own_parts
 from trimask.types import Batch
 
 log = logging.getLogger("trimask")
@@ -68,7 +69,7 @@ class WatchForNan(L.Callback):
     # -- while a step is made ----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._before = [(buffer, buffer.clone()) for buffer in _local(pl_module.buffers())]
+        self._before = [(buffer, buffer.clone()) for buffer in own_parts(pl_module.buffers())]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:  # where Lightning forgets the gradients
@@ -82,7 +83,7 @@ class WatchForNan(L.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        gradients = [] if is_scaled else _local(p.grad for p in pl_module.parameters() if p.grad is not None)
+        gradients = [] if is_scaled else own_parts(p.grad for p in pl_module.parameters() if p.grad is not None)
         gradients = [part for part in gradients if part.numel()]  # of a sharded weight a process may hold nothing
         losses = torch.stack([part.is_finite for part in self._parts if part.is_finite is not None]).all()
         norm = get_total_norm(gradients) if gradients else torch.zeros((), device=losses.device)
@@ -213,13 +214,8 @@ def _bad_names(module: nn.Module) -> list[str]:
     return [
         name
         for name, parameter in module.named_parameters()
-        if parameter.grad is not None and not _local([parameter.grad])[0].isfinite().all()
+        if parameter.grad is not None and not own_parts([parameter.grad])[0].isfinite().all()
     ]
-
-
-def _local(tensors: Iterable[Any]) -> list[Tensor]:
-    """The own parts of what is distributed; else the tensors as they are."""
-    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from trimask.run.disk import whole_file
 from trimask.run.launch import in_short
 from trimask.sweep.plan import SweepPlan
 from trimask.sweep.trial import State, Trial
@@ -41,14 +42,12 @@ def best_line(plan: SweepPlan, trials: Sequence[Trial]) -> str:
 
 def write_report(plan: SweepPlan, trials: Sequence[Trial]) -> None:
     _write_csv(plan, trials)
-    fresh = plan.place / "index.html.new"
-    fresh.write_text(page(plan, trials))
-    fresh.replace(plan.place / "index.html")
+    with whole_file(plan.place / "index.html") as fresh:
+        fresh.write_text(page(plan, trials))
 
 
 def _write_csv(plan: SweepPlan, trials: Sequence[Trial]) -> None:
-    fresh = plan.place / "results.csv.new"
-    with fresh.open("w", newline="") as file:
+    with whole_file(plan.place / "results.csv") as fresh, fresh.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", plan.metric, "validations", "seconds", "run", *plan.parameters, "why"])
         for one in trials:
@@ -62,7 +61,6 @@ def _write_csv(plan: SweepPlan, trials: Sequence[Trial]) -> None:
                 one.seconds,
             ]
             writer.writerow([*row, folder.path if folder else "", *written, one.why])
-    fresh.replace(plan.place / "results.csv")
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimask.run.child import told_folder
+from trimask.run.disk import whole_file
 from trimask.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ class Trial:
     def save(self) -> None:
         """Whole, whenever a kill comes."""
         told = {key: value for key, value in asdict(self).items() if key != "place"}
-        self.file("json").parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.file("json.new")
-        fresh.write_text(json.dumps(told, indent=1))
-        fresh.replace(self.file("json"))
+        with whole_file(self.file("json")) as fresh:
+            fresh.write_text(json.dumps(told, indent=1))
 
     def write_overrides(self) -> Path:
         file = self.file("overrides.json")

@@ -12,7 +12,7 @@ gather the same unit at the same time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -107,6 +107,6 @@ def share_like(value: Any, like: Any) -> Any:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+def own_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
     """What of each lies in this process, as plain tensors of the same memory."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
