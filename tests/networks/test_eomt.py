@@ -11,7 +11,7 @@ from torch import nn
 from trimask.convert import __main__ as command
 from trimask.convert import load_released, read_released
 from trimask.layers.plain_vit import PlainViT, let_in_front
-from trimask.networks.eomt import EoMT, mask_shares
+from trimask.networks.eomt import EoMT, _Products, mask_shares
 from trimask.parity.row import logits_of, picture, randomize
 from trimask.weights import source_names
 
@@ -247,3 +247,13 @@ def test_rotary_positions_leave_the_queries_alone():
     network = build(backbone=DINOV3, patch_size=16)
     counts = [block.attn.num_prefix_tokens for block in network.backbone.body.blocks]
     assert counts == [5] * 10 + [5 + 8] * 2
+
+
+def test_products_have_the_gradient_of_a_product_laid_out_as_the_map():
+    """The one derivative that is written out by hand."""
+    queries, cells = (torch.randn(2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5))
+    products = _Products.apply(queries, cells)
+    torch.testing.assert_close(products, torch.einsum("bqd,bpd->bqp", queries, cells))
+    assert torch.autograd.gradcheck(_Products.apply, (queries, cells))
+    _, gradient = torch.autograd.grad(products.square().sum(), (queries, cells))
+    assert gradient.is_contiguous(), "else the layer norm behind it begins with a copy"
