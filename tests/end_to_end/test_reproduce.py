@@ -34,7 +34,9 @@ def published(home, value, tolerance=0.001):
 
 
 def entries():
-    return [json.loads(path.read_text()) for path in sorted(Path("experiments/ledger/small/shapes").glob("*.json"))]
+    """Oldest first, as `newest` has them."""
+    paths = Path("experiments/ledger/small/shapes").glob("*.json")
+    return [json.loads(path.read_text()) for path in sorted(paths, key=lambda path: path.stem)]
 
 
 def best():

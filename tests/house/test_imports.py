@@ -34,7 +34,6 @@ LIBRARIES = {
         "layers/plain_vit",
         "layers/swin",
         "optim/groups",
-        "networks/sam",
         "bench",
         "parity",
     },

@@ -44,7 +44,7 @@ def an_entry(**changes):
 
 def test_an_entry_comes_back_and_none_is_replaced(tmp_path):
     paths = [entry.write(an_entry(value=value), tmp_path) for value in (0.5, 0.6)]
-    assert [path.name for path in paths] == ["2026-11-26_03-00-00.json", "2026-11-26_03-00-00-2.json"]
+    assert [path.name for path in paths] == ["2026-11-26_03-00-00.json", "2026-11-26_03-00-00-002.json"]
     assert [entry.read(path).value for path in paths] == [0.5, 0.6]
     assert json.loads(paths[0].read_text())["scores"] == {"a": None}, "JSON has no nan"
     assert entry.read(paths[0]) == an_entry(scores={"a": None})
@@ -57,6 +57,12 @@ def test_weights_from_elsewhere_and_trained_here_are_told_apart(tmp_path):
     assert entry.newest("x/y", trained_here=True, root=tmp_path).value == 0.3
     assert entry.newest("x/y", trained_here=False, root=tmp_path).value == 0.5
     assert entry.newest("x/z", trained_here=False, root=tmp_path) is None
+
+
+def test_the_newest_of_one_second_is_the_one_written_last(tmp_path):
+    for value in range(12):
+        entry.write(an_entry(value=value), tmp_path)
+        assert entry.newest("x/y", trained_here=False, root=tmp_path).value == value
 
 
 def test_a_damaged_entry_is_named(tmp_path):

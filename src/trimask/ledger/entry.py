@@ -93,12 +93,13 @@ def folder(root: Path | None = None) -> Path:
 
 
 def write(entry: Entry, root: Path | None = None) -> Path:
-    """Into a new file; none is ever replaced. Args: root: the folder that holds experiments/, by default `home()`."""
+    """Into a new file, named by the time; none is ever replaced. A further entry of the same second gets a suffix. Names without
+    their ending sort by age. Args: root: the folder that holds experiments/, by default `home()`."""
     place = folder(root) / entry.experiment
     place.mkdir(parents=True, exist_ok=True)
     stamp = datetime.fromisoformat(entry.time).strftime("%Y-%m-%d_%H-%M-%S")
     text = json.dumps(_without_nan(asdict(entry)), indent=1, allow_nan=False) + "\n"
-    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+    for suffix in ("", *(f"-{number:03}" for number in range(2, 1000))):
         try:
             with (place / f"{stamp}{suffix}.json").open("x") as file:
                 file.write(text)
@@ -120,7 +121,8 @@ def read(path: Path) -> Entry:
 
 def newest(experiment: str, *, trained_here: bool, root: Path | None = None) -> Entry | None:
     """The last measurement of weights that were trained here, or of weights from elsewhere, if there is one."""
-    for path in sorted((folder(root) / experiment).glob("*.json"), reverse=True):
+    paths = (folder(root) / experiment).glob("*.json")
+    for path in sorted(paths, key=lambda path: path.stem, reverse=True):
         entry = read(path)
         if (entry.trained_here is not None) == trained_here:
             return entry
