@@ -146,6 +146,23 @@ def test_queries_answer_with_the_things_of_the_classes(question):
         assert len(output.instances(SIZE, classes=classes, top=3)[0].labels) < len(answers[0].labels) <= 6
 
 
+@pytest.mark.parametrize("question", ["semantic", "instances", "panoptic"])
+def test_queries_answer_for_the_unpadded_part_alone(question):
+    """As official code does it: everything at the padded picture's size, then cut."""
+    output, (inner, outer) = query_output(), ((17, 25), (20, 28))
+    full = torch.nn.functional.interpolate(output.masks, outer, mode="bilinear")[..., : inner[0], : inner[1]]
+    settings = {} if question == "semantic" else {"classes": ClassSpec(["a", "b", "c", "d"], things=[1])}
+    if question == "panoptic":
+        settings |= {"score_threshold": 0.2, "overlap_threshold": 0.1}
+    found = getattr(output.cut(inner, outer), question)(inner, **settings)
+    expected = getattr(QueryOutput(full, output.classes), question)(inner, **settings)
+    for one, other in zip(found, expected, strict=True):
+        for name, value in vars(one).items():
+            torch.testing.assert_close(value, getattr(other, name))
+    assert torch.equal(output.cut(inner, outer).picture(1).masks, output.masks[1:2])
+    assert output.cut(inner, outer).picture(1).covered == output.cut(inner, outer).covered == (4.25, 6.25)
+
+
 def test_one_picture_of_queries_keeps_its_earlier_layers():
     output = query_output()
     one = output.picture(1)

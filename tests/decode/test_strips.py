@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trimask.decode.strips import RowUpsampling, has_channels_last, over_channels, row_strips, upsample_rows, winners
+from trimask.decode.strips import (
+    RowUpsampling,
+    covered_cells,
+    has_channels_last,
+    over_channels,
+    row_strips,
+    upsample,
+    upsample_rows,
+    winners,
+)
 
 SIZES = [
     ((5, 7), (19, 23)),
@@ -32,6 +41,19 @@ def test_strips_are_the_rows_of_interpolate(small, size, align_corners, rows_at_
     (expected,) = torch.autograd.grad(plain, logits, upstream)
     (gradient,) = torch.autograd.grad(torch.cat(strips, dim=2), logits, upstream)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("inner", "outer"), [((13, 30), (16, 32)), ((16, 21), (16, 32)), ((16, 32), (16, 32))])
+def test_what_a_padded_picture_covers_is_what_is_left_of_the_whole(inner, outer, layout, rows_at_once):
+    """Also where it ends amid a cell, and at its last rows, which lean towards what was padded."""
+    maps = torch.randn(2, 3, 4, 8, dtype=torch.float64).to(memory_format=layout)
+    expected = F.interpolate(maps, outer, mode="bilinear")[..., : inner[0], : inner[1]]
+    covered = covered_cells(maps, inner, outer)
+    torch.testing.assert_close(upsample(maps, inner, covered=covered), expected, rtol=0, atol=1e-12)
+    strips = [upsample_rows(maps, inner, rows, covered=covered) for rows in row_strips(inner[0], 1, rows_at_once)]
+    torch.testing.assert_close(torch.cat(strips, dim=2), expected, rtol=0, atol=1e-12)
 
 
 def test_channels_stay_innermost():

@@ -36,6 +36,10 @@ def semantic(output, size):
     return output.semantic(size)
 
 
+def scored(output, size):
+    return output.semantic(size, scores=True)
+
+
 def test_native_pictures_go_through_without_their_padding():
     pictures, network = batch((8, 6), (5, 9), (8, 6)), Threshold()
     answers = Inference()(network, pictures, semantic)
@@ -92,6 +96,10 @@ def test_input_size(settings, size, expected):
         {"pad_to": (8, 8), "long_side": 9},
         {"pad_to": (8, 8), "long_side": 8, "multiple_of": 3},
         {"pad_to": (8, 8), "long_side": 8, "flip": True},
+        {"pad_to": (8, 8), "long_side": 8, "pad_multiple_of": 8},
+        {"pad_multiple_of": 0},
+        {"pad_multiple_of": 8, "scales": (0.5, 1.0)},
+        {"pad_multiple_of": 8, "window": (8, 8)},
         {"spread": True},
     ],
 )
@@ -122,24 +130,39 @@ def test_a_picture_of_the_right_size_is_left_as_it_is():
 class Quarter:
     """The mean of the first channel over each 4 x 4 pixels. Remembers what it was given."""
 
+    def __init__(self, align_corners=False):
+        self.align_corners = align_corners
+
     def __call__(self, images):
         self.seen = images
         bright = torch.nn.functional.avg_pool2d(images[:, :1].float(), 4) - 127.5
-        return DenseOutput(torch.cat([-bright, bright], dim=1))
+        return DenseOutput(torch.cat([-bright, bright], dim=1), align_corners=self.align_corners)
 
 
-def test_padding_is_seen_by_the_network_and_not_by_the_answer():
-    pictures, network = batch((12, 16), (8, 8)), Quarter()
-    inference = Inference(long_side=16, multiple_of=4, pad_to=(16, 16), pad_value=9)
-    answers = inference(network, pictures, semantic)
-    assert network.seen.shape == (1, 3, 16, 16)  # the second one alone, which fills it
-    assert [tuple(answer.labels.shape) for answer in answers] == [(12, 16), (8, 8)]
-    inference(network, batch((12, 16)), semantic)
+@pytest.mark.parametrize("settings", [{"long_side": 16, "pad_to": (16, 16)}, {"pad_multiple_of": 8}])
+@pytest.mark.parametrize("size", [(10, 16), (16, 9), (16, 16)])
+def test_padding_is_seen_by_the_network_and_not_by_the_answer(settings, size):
+    """Official code brings the answer to the size of the padded picture and cuts it there."""
+    pictures, network, color = batch(size), Quarter(), (9.0, 8.5, 7.0)
+    [answer] = Inference(**settings, pad_value=color)(network, pictures, scored)
+    canvas = torch.tensor(color)[:, None, None].repeat(1, 1, 16, 16)
+    canvas[..., : size[0], : size[1]] = pictures.images
+    assert torch.equal(network.seen, canvas if size != (16, 16) else pictures.images)
+    [whole] = Quarter()(canvas).semantic((16, 16), scores=True)
+    torch.testing.assert_close(answer.scores, whole.scores[:, : size[0], : size[1]])
+
+
+def test_padding_takes_one_value_for_all_channels():
+    network = Quarter()
+    Inference(pad_multiple_of=16, pad_value=9)(network, batch((12, 16)), semantic)
     assert (network.seen[0, :, 12:] == 9).all()
-    alone = Quarter()(pictures.image(0)[None, :, :12, :16]).semantic((12, 16))[0]
-    assert torch.equal(answers[0].labels, alone.labels)
 
 
-def test_maps_that_cannot_be_cut_say_what_to_set():
-    with pytest.raises(ValueError, match="multiple_of"):
-        Inference(long_side=16, pad_to=(16, 16))(Quarter(), batch((10, 16)), semantic)
+def test_a_padding_for_other_channels_is_refused():
+    with pytest.raises(ValueError, match="2 numbers for pictures of 3 channels"):
+        Inference(pad_multiple_of=16, pad_value=(1, 2))(Quarter(), batch((12, 16)), semantic)
+
+
+def test_maps_that_cannot_be_cut_say_so():
+    with pytest.raises(ValueError, match="`align_corners` cannot be cut"):
+        Inference(long_side=16, pad_to=(16, 16))(Quarter(align_corners=True), batch((10, 16)), semantic)

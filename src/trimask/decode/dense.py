@@ -9,15 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimask.decode.strips import RowUpsampling, best_layout, row_strips, strip_bytes, winners
+from trimask.decode.strips import Cells, RowUpsampling, best_layout, row_strips, strip_bytes, winners
 from trimask.types import Size
 
 
-def dense_semantic(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
-    """(B, C, h, w) logits -> (B, H, W) int64 winning class; the full-size logits never exist."""
+def dense_semantic(logits: Tensor, size: Size, align_corners: bool, covered: Cells | None = None) -> Tensor:
+    """(B, C, h, w) logits -> (B, H, W) int64 winning class; the full-size logits never exist.
+
+    Args: align_corners, covered: see `strips.upsample`.
+    """
     num_pictures, num_channels = logits.shape[:2]
     labels = torch.empty(num_pictures, *size, dtype=torch.int64, device=logits.device)
-    upsampling = RowUpsampling(logits, size, align_corners)
+    upsampling = RowUpsampling(logits, size, align_corners, covered)
     bytes_per_row = 4 * num_pictures * num_channels * size[1]
     for rows in row_strips(size[0], bytes_per_row, strip_bytes(logits.device)):
         source = logits[:, :, upsampling.source(rows)].float().contiguous(memory_format=best_layout(logits))

@@ -25,9 +25,8 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from trimask.decode.strips import Rows, RowUpsampling, row_strips, strip_bytes, upsample_rows, winners
+from trimask.decode.strips import Cells, Rows, RowUpsampling, row_strips, strip_bytes, upsample, upsample_rows, winners
 from trimask.types import Instances, Panoptic, Size, mask_boxes
 
 EPSILON = 1e-6  # of the mean over a mask, as published
@@ -36,22 +35,22 @@ EPSILON = 1e-6  # of the mean over a mask, as published
 # --- semantic ---
 
 
-def query_score_rows(masks: Tensor, classes: Tensor, size: Size, rows: Rows, align_corners: bool = False) -> Tensor:
+def query_score_rows(masks: Tensor, classes: Tensor, size: Size, rows: Rows, covered: Cells | None = None) -> Tensor:
     """These rows of the class scores at `size`: for each class the sum over queries of class and mask probability.
 
-    Args: masks: (B, Q, h, w) logits. classes: (B, Q, C + 1) logits, no-object last.
+    Args: masks: (B, Q, h, w) logits. classes: (B, Q, C + 1) logits, no-object last. covered: see `strips.upsample`.
     Returns: (B, C, stop - start, W) fp32, not negative; more than 1 where several queries see the same.
     """
-    probabilities = upsample_rows(masks.float(), size, rows, align_corners).sigmoid_()
+    probabilities = upsample_rows(masks.float(), size, rows, covered=covered).sigmoid_()
     return torch.einsum("bqc,bqhw->bchw", class_probabilities(classes), probabilities)
 
 
-def query_semantic(masks: Tensor, classes: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+def query_semantic(masks: Tensor, classes: Tensor, size: Size, covered: Cells | None = None) -> Tensor:
     """(B, Q, h, w) and (B, Q, C + 1) logits -> (B, H, W) int64 winning class; full-size scores never exist."""
     num_pictures, num_queries = masks.shape[:2]
     labels = torch.empty(num_pictures, *size, dtype=torch.int64, device=masks.device)
     bytes_per_row = 4 * num_pictures * (num_queries + classes.shape[-1]) * size[1]
-    weights, upsampling = class_probabilities(classes), RowUpsampling(masks, size, align_corners)
+    weights, upsampling = class_probabilities(classes), RowUpsampling(masks, size, covered=covered)
     for rows in row_strips(size[0], bytes_per_row, strip_bytes(masks.device)):
         strip = upsampling(masks[:, :, upsampling.source(rows)].float().contiguous(), rows)
         scores = torch.einsum("bqc,bqhw->bchw", weights, strip.sigmoid())
@@ -73,17 +72,17 @@ def class_probabilities(classes: Tensor) -> Tensor:
 
 
 def query_instances(
-    masks: Tensor, classes: Tensor, size: Size, *, things: Collection[int], top: int = 100, align_corners: bool = False
+    masks: Tensor, classes: Tensor, size: Size, *, things: Collection[int], top: int = 100, covered: Cells | None = None
 ) -> Instances:
     """The `top` best pairs of query and class, of which the things are kept; one query may stand for several classes.
 
     A score is the class probability times the mean mask probability inside the mask.
 
-    Args: masks: (Q, h, w) logits. classes: (Q, C + 1) logits, no-object last.
+    Args: masks: (Q, h, w) logits. classes: (Q, C + 1) logits, no-object last. covered: see `strips.upsample`.
     """
     scores, queries, labels = _best_pairs(classes, things, top)
     used, place = queries.unique(return_inverse=True)
-    inside, certainty = _full_masks(masks[used], size, align_corners)
+    inside, certainty = _full_masks(masks[used], size, covered)
     scores = scores * certainty[place]
     order = scores.argsort(descending=True, stable=True)
     boxes = mask_boxes(inside)
@@ -100,14 +99,14 @@ def _best_pairs(classes: Tensor, things: Collection[int], top: int) -> tuple[Ten
     return scores[keep], queries[keep], labels[keep]
 
 
-def _full_masks(masks: Tensor, size: Size, align_corners: bool) -> tuple[Tensor, Tensor]:
+def _full_masks(masks: Tensor, size: Size, covered: Cells | None) -> tuple[Tensor, Tensor]:
     """(N, h, w) logits -> (N, H, W) bool, and (N,) mean probability inside; so many at a time as fit the budget."""
     inside = torch.empty(len(masks), *size, dtype=torch.bool, device=masks.device)
     certainty = torch.empty(len(masks), device=masks.device)
     at_once = max(1, strip_bytes(masks.device) // (4 * size[0] * size[1]))
     for start in range(0, len(masks), at_once):
         chunk = slice(start, start + at_once)
-        logits = F.interpolate(masks[chunk, None].float(), size, mode="bilinear", align_corners=align_corners)[:, 0]
+        logits = upsample(masks[chunk, None].float(), size, covered=covered)[:, 0]
         inside[chunk] = logits > 0
         certain = logits.sigmoid_().mul_(inside[chunk]).sum(dim=(1, 2))
         certainty[chunk] = certain / (inside[chunk].sum(dim=(1, 2)) + EPSILON)
@@ -126,12 +125,12 @@ def query_panoptic(
     score_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
     inside_only: bool = True,
-    align_corners: bool = False,
+    covered: Cells | None = None,
 ) -> Panoptic:
     """Each pixel to the query that is most certain of it; segments that others have mostly covered are removed.
 
     Args:
-        masks, classes: as for `query_instances`.
+        masks, classes, covered: as for `query_instances`.
         things: labels of which every query is a segment of its own; those of any other label become one segment.
         score_threshold: queries take part whose best class is an object with a probability above this.
         overlap_threshold: a query that wins fewer pixels than this share of its own mask is removed; its pixels stay empty.
@@ -142,7 +141,7 @@ def query_panoptic(
     scores, labels = scores[keep], labels[keep]
     if len(scores) == 0:
         return Panoptic(torch.zeros(size, dtype=torch.int32, device=masks.device), labels, scores)
-    winner, inside, areas = _compete(masks[keep], scores, size, align_corners)
+    winner, inside, areas = _compete(masks[keep], scores, size, covered)
     segment_of, rows = _merge(labels.tolist(), scores.tolist(), areas.tolist(), things, overlap_threshold, inside_only)
     segments = torch.tensor(segment_of, dtype=torch.int32, device=masks.device)[winner.int()]
     if inside_only:
@@ -152,7 +151,7 @@ def query_panoptic(
     return Panoptic(segments, found, certain)
 
 
-def _compete(masks: Tensor, scores: Tensor, size: Size, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _compete(masks: Tensor, scores: Tensor, size: Size, covered: Cells | None) -> tuple[Tensor, Tensor, Tensor]:
     """Which of K queries wins a pixel by score times mask probability, strip by strip.
 
     Returns: (H, W) int16 winner; (H, W) bool whether the pixel lies inside the winner's mask; (3, K) pixels that a query
@@ -162,7 +161,7 @@ def _compete(masks: Tensor, scores: Tensor, size: Size, align_corners: bool) -> 
     winner = torch.empty(size, dtype=torch.int16, device=masks.device)
     inside = torch.empty(size, dtype=torch.bool, device=masks.device)
     own = torch.zeros(num_queries, dtype=torch.int64, device=masks.device)
-    upsampling = RowUpsampling(masks[None], size, align_corners)
+    upsampling = RowUpsampling(masks[None], size, covered=covered)
     for rows in row_strips(size[0], 4 * num_queries * size[1], strip_bytes(masks.device)):
         logits = upsampling(masks[None, :, upsampling.source(rows)].float().contiguous(), rows)[0]  # (K, r, W)
         probabilities = logits.sigmoid()

@@ -16,6 +16,9 @@ from torch import Tensor
 from trimask.types import Size
 
 Rows = tuple[int, int]  # (start, stop) of the picture's rows
+Cells = tuple[
+    float, float
+]  # (height, width) that the picture covers of a map, in its upper left; not always whole cells
 
 CPU_STRIP_BYTES = 8 * 2**20  # measured: 4 is faster at 150 classes, 16 at 2; below 4 the overhead shows
 CPU_CHANNELS_LAST_FROM = 16  # channels; measured, see `best_layout`
@@ -72,12 +75,34 @@ def has_channels_last(maps: Tensor) -> bool:
     return not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
 
 
-def upsample_rows(logits: Tensor, size: Size, rows: Rows, align_corners: bool) -> Tensor:
+def upsample(maps: Tensor, size: Size, align_corners: bool = False, covered: Cells | None = None) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), bilinear.
+
+    Args:
+        align_corners: as in `F.interpolate`.
+        covered: the cells that are brought to `size`, where these are not all; only without `align_corners`.
+    """
+    if covered is None:
+        return F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
+    # `F.interpolate` takes a size or factors; what lies below it takes both.
+    factors = (size[0] / covered[0], size[1] / covered[1])
+    return torch.ops.aten.upsample_bilinear2d.default(maps, size, align_corners, *factors)
+
+
+def covered_cells(maps: Tensor, inner: Size, outer: Size, covered: Cells | None = None) -> Cells:
+    """What a picture of `inner` pixels covers of (..., h, w) maps of which one of `outer` covers all, or `covered`."""
+    height, width = covered or maps.shape[-2:]
+    return height * inner[0] / outer[0], width * inner[1] / outer[1]
+
+
+def upsample_rows(
+    logits: Tensor, size: Size, rows: Rows, align_corners: bool = False, covered: Cells | None = None
+) -> Tensor:
     """The rows (start, stop) of the logits brought to `size`: (B, C, h, w) -> (B, C, stop - start, W), differentiable.
 
-    Equal, up to rounding, to these rows of `F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)`.
+    Equal, up to rounding, to these rows of `upsample(logits, size, align_corners, covered)`.
     """
-    upsampling = RowUpsampling(logits, size, align_corners)
+    upsampling = RowUpsampling(logits, size, align_corners, covered)
     return upsampling(logits[:, :, upsampling.source(rows)], rows)
 
 
@@ -87,31 +112,33 @@ class RowUpsampling:
     Args:
         logits: (B, C, h, w); only the shape, device and dtype are used.
         size: (H, W) to bring them to; larger or smaller.
-        align_corners: as in `F.interpolate`.
+        align_corners, covered: see `upsample`.
     """
 
-    def __init__(self, logits: Tensor, size: Size, align_corners: bool) -> None:
+    def __init__(self, logits: Tensor, size: Size, align_corners: bool = False, covered: Cells | None = None) -> None:
         self.source_size: Size = (logits.shape[-2], logits.shape[-1])
         self.size = size
         self.align_corners = align_corners
-        position = _source_positions(self.source_size[0], size[0], align_corners)
+        self._covered = covered
+        self._is_copy = self.source_size == size and covered is None
+        position = _source_positions(self.source_size[0], size[0], align_corners, covered and covered[0])
         above = position.floor()
         self._above: list[int] = above.long().tolist()
         self._fraction = (position - above).to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
     def source(self, rows: Rows) -> slice:
         """The rows of the small logits that the picture's `rows` are made of."""
-        if self.source_size == self.size:
+        if self._is_copy:
             return slice(*rows)
         return slice(self._above[rows[0]], min(self._above[rows[1] - 1] + 2, self.source_size[0]))
 
     def __call__(self, source: Tensor, rows: Rows) -> Tensor:
         """`logits[:, :, upsampling.source(rows)]` (B, C, s, w) -> (B, C, stop - start, W)."""
-        if self.source_size == self.size:
+        if self._is_copy:
             return source
         start, stop = rows
         if stop - start == self.size[0] and source.shape[2] == self.source_size[0]:
-            return F.interpolate(source, self.size, mode="bilinear", align_corners=self.align_corners)
+            return upsample(source, self.size, self.align_corners, self._covered)
         if not has_channels_last(source):
             return self._widen(self._mix_rows(source, rows, dim=2))
         mixed = self._mix_rows(source.permute(0, 2, 3, 1), rows, dim=1)  # (B, r, w, C)
@@ -122,8 +149,9 @@ class RowUpsampling:
     def _widen(self, mixed: Tensor) -> Tensor:
         """(B, C, r, w) -> (B, C, r, W)."""
         # With as many rows out as in, bilinear interpolation leaves the rows exactly as they are.
-        size = (mixed.shape[2], self.size[1])
-        return F.interpolate(mixed, size, mode="bilinear", align_corners=self.align_corners)
+        num_rows = mixed.shape[2]
+        covered = self._covered and (num_rows, self._covered[1])
+        return upsample(mixed, (num_rows, self.size[1]), self.align_corners, covered)
 
     def _mix_rows(self, source: Tensor, rows: Rows, dim: int) -> Tensor:
         """s source rows -> those of the picture, along `dim`. Rows between the same two source rows are made together:
@@ -143,9 +171,9 @@ class RowUpsampling:
         return torch.cat(mixed, dim)
 
 
-def _source_positions(num_source: int, num_rows: int, align_corners: bool) -> Tensor:
+def _source_positions(num_source: int, num_rows: int, align_corners: bool, covered: float | None) -> Tensor:
     """(num_rows,) float64: where each row of the picture lies between the source rows."""
     row = torch.arange(num_rows, dtype=torch.float64)
     if align_corners:
         return row * ((num_source - 1) / max(1, num_rows - 1))
-    return ((row + 0.5) * (num_source / num_rows) - 0.5).clamp(0, num_source - 1)
+    return ((row + 0.5) * ((covered or num_source) / num_rows) - 0.5).clamp(0, num_source - 1)

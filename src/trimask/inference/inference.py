@@ -39,8 +39,9 @@ class Inference:
         max_long_side: with `short_side`, a limit for the longer side, which wins.
         long_side: pixels of the longer side.
         multiple_of: height and width are stretched up to the next multiple of this.
-        pad_to: (height, width) that the resized picture is padded to at the bottom and right, with `pad_value` in 0..255; answers
-            are of the picture alone. Give `multiple_of` the stride of the network's answer, so that they can be cut.
+        pad_to: (height, width) that the resized picture is padded to at the bottom and right; answers are of the picture alone.
+        pad_multiple_of: the same, to the next multiples of this.
+        pad_value: of what is padded, in 0..255: one for all channels, or one for each.
         window: (height, width) of overlapping windows that the resized picture is cut into; their scores are averaged.
             By default the picture goes through in one piece, as does one that is smaller than the window.
         stride: (height, width) from one window to the next, at most the window; by default two thirds of it.
@@ -56,7 +57,8 @@ class Inference:
     long_side: int | None = None
     multiple_of: int | None = None
     pad_to: Size | None = None
-    pad_value: float = 0.0
+    pad_multiple_of: int | None = None
+    pad_value: float | tuple[float, ...] = 0.0
     window: Size | None = None
     stride: Size | None = None
     spread: bool = False
@@ -70,33 +72,47 @@ class Inference:
             raise ValueError(f"`{'` and `'.join(given)}` contradict each other; give at most one of them.")
         if self.max_long_side is not None and self.short_side is None:
             raise ValueError("`max_long_side` is a limit for `short_side`; for a fixed longer side use `long_side`.")
-        sides = (*(self.size or ()), self.short_side, self.max_long_side, self.long_side, self.multiple_of)
+        sides = (
+            *(self.size or ()),
+            self.short_side,
+            self.max_long_side,
+            self.long_side,
+            self.multiple_of,
+            self.pad_multiple_of,
+        )
         if min([self.max_batch, *(side for side in sides if side is not None)]) < 1:
             raise ValueError("Sizes and batches must be at least 1.")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"`scales` are positive factors, at least one; got {list(self.scales)}.")
         if (self.stride is not None or self.spread) and self.window is None:
             raise ValueError("`stride` and `spread` say how windows lie; give `window` too.")
-        if self.pad_to is not None:
-            self._check_padding(self.pad_to)
+        self._check_padding()
         if self.window is not None and not all(0 < s <= w for s, w in zip(self.steps, self.window, strict=True)):
             raise ValueError(
                 "`window` is at least 1 a side and `stride` lies in 1..window, or pixels would be left out; got "
                 f"{tuple(self.window)} and {tuple(self.steps)}."
             )
 
-    def _check_padding(self, pad_to: Size) -> None:
+    def _check_padding(self) -> None:
+        if self.pad_to is None and self.pad_multiple_of is None:
+            return
+        if self.pad_to is not None and self.pad_multiple_of is not None:
+            raise ValueError("`pad_to` and `pad_multiple_of` contradict each other; give at most one of them.")
         if self.window is not None or self._looks_often:
             raise ValueError(
-                "`pad_to` is for pictures that go through whole and once; leave out windows, scales and the flip."
+                "Padding is for pictures that go through whole and once; leave out windows, scales and the flip."
             )
         longest = self.long_side or self.max_long_side or max(self.size or (0,))
-        if not 0 < longest <= min(pad_to):
+        if self.pad_to is not None and not 0 < longest <= min(self.pad_to):
             raise ValueError(
-                f"Pictures must fit into `pad_to` {tuple(pad_to)}; give a `long_side`, `size` or `max_long_side` that does."
+                f"Pictures must fit into `pad_to` {tuple(self.pad_to)}; give a `long_side`, `size` or `max_long_side` that does."
             )
-        if self.multiple_of is not None and any(side % self.multiple_of for side in pad_to):
-            raise ValueError(f"`pad_to` {tuple(pad_to)} is no multiple of `multiple_of` {self.multiple_of}.")
+        if (
+            self.pad_to is not None
+            and self.multiple_of is not None
+            and any(side % self.multiple_of for side in self.pad_to)
+        ):
+            raise ValueError(f"`pad_to` {tuple(self.pad_to)} is no multiple of `multiple_of` {self.multiple_of}.")
 
     @property
     def questions(self) -> frozenset[str]:
@@ -160,11 +176,30 @@ class Inference:
 
     def _run(self, network: Network, images: Tensor) -> Any:
         """(B, K, H, W) -> their output, padded on the way if that is asked for."""
-        if self.pad_to is None:
+        inner: Size = (images.shape[-2], images.shape[-1])
+        outer = self.padded_size(inner)
+        if outer == inner:
             return network(images)
+        return network(self._padded(images, outer)).cut(inner, outer)
+
+    def padded_size(self, size: Size) -> Size:
+        """What a picture is padded to that goes through the network at `size`."""
+        if self.pad_to is not None:
+            return (self.pad_to[0], self.pad_to[1])
+        step = self.pad_multiple_of or 1
+        return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+    def _padded(self, images: Tensor, outer: Size) -> Tensor:
+        """(B, K, H, W) -> (B, K, *outer), float."""
         height, width = images.shape[-2:]
-        padding = (0, self.pad_to[1] - width, 0, self.pad_to[0] - height)
-        return network(F.pad(images, padding, value=self.pad_value)).cut((height, width), self.pad_to)
+        value = torch.tensor(self.pad_value, dtype=torch.float32, device=images.device).reshape(-1, 1, 1)
+        if len(value) not in (1, images.shape[1]):
+            raise ValueError(
+                f"`pad_value` has {len(value)} numbers for pictures of {images.shape[1]} channels; give one, or one for each."
+            )
+        canvas = value.expand(images.shape[1], *outer).repeat(len(images), 1, 1, 1)
+        canvas[..., :height, :width] = images
+        return canvas
 
     def _look(self, network: Network, image: Tensor) -> Any:
         """(K, H, W) one picture -> its output: of windows, or the mean of several looks."""

@@ -13,7 +13,7 @@ Names of mmdet and mmseg are those of mmdet 3.3's constructors; none of its file
 Published: 100 queries, 200 for instances and panoptic segments with Swin-L; stochastic depth 0.3 in Swin.
 
 **Deviations**
-- Pictures are not padded to multiples of 32, as the official code does it; `inference: {multiple_of: 32}` says so.
+- Pictures are padded to multiples of 32 by whoever gives them, as `configs/model/mask2former.yaml` says.
 - Batch norms learn by default; those of the official ResNets are frozen (`frozen_norm`), but with Cityscapes synchronized.
 - What the queries look at is predicted at the size of the map that they look at: of masks, which are products, and of what they
   are products of, interpolation is the same. Evaluation makes one mask a query in full, training all ten together.

@@ -13,7 +13,7 @@ Published: 100 queries and 6 layers of the decoder; 6 of the encoder for panopti
 and panoptic answers have other settings than those of Mask2Former: see `losses.query`, and `inside_only` of `decode.queries`.
 
 **Deviations**
-- Pictures are not padded to multiples of 32 pixels, which the official code does with all but COCO's.
+- Pictures (officially all but COCO's) are padded to multiples of 32 by whoever gives them, see `configs/model/maskformer.yaml`.
 - Batch norms learn by default; those of the official ResNets are frozen (`frozen_norm`).
 - From transformers, as the official code: dropout also of the weights of the attention; the answers of earlier layers are normed
   as the last one is, and there is none of the queries before the first layer.

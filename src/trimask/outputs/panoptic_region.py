@@ -12,7 +12,7 @@ from trimask.decode.dense import dense_semantic
 from trimask.decode.merging import STUFF_AREA, merge_panoptic
 from trimask.decode.queries import query_probabilities
 from trimask.decode.regions import paste_masks
-from trimask.decode.strips import Rows, row_strips, strip_bytes, upsample_rows
+from trimask.decode.strips import Cells, Rows, row_strips, strip_bytes, upsample_rows
 from trimask.outputs.region import RegionDraft, RegionOutput
 from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Size
 
@@ -72,18 +72,18 @@ class PanopticRegionOutput:
     def num_scores(self) -> int:
         return self.regions.num_scores
 
-    def _covered(self, size: Size) -> Size:
-        """How much the logits cover if the picture is brought to `size`."""
-        cells = zip(size, self.logits.shape[-2:], self.regions.size, strict=True)
-        height, width = (round(side * number * self.cell / own) for side, number, own in cells)
-        return max(height, size[0]), max(width, size[1])
+    @property
+    def _covered(self) -> Cells:
+        """(height, width) of the pictures in cells of the logits."""
+        height, width = self.regions.size
+        return height / self.cell, width / self.cell
 
     def score_rows(self, size: Size, rows: Rows) -> Tensor:
         """(B, C, stop - start, W) class probabilities of these rows of the pictures at `size`: what windows are blended from.
 
         Where the pixel is "a thing", the best instance there says which.
         """
-        logits = upsample_rows(self.logits.float(), self._covered(size), rows, False)[..., : size[1]]
+        logits = upsample_rows(self.logits.float(), size, rows, covered=self._covered)
         probabilities = logits.softmax(dim=1)
         classes, anything = probabilities[:, :-1].clone(), probabilities[:, -1]
         for picture, instances in enumerate(self._painted(size, rows)):
@@ -139,7 +139,7 @@ class PanopticRegionOutput:
         stuff_area: int = STUFF_AREA,
     ) -> list[Panoptic]:
         """Things and stuff of each picture at `size`, without overlap; see `decode.merging.merge_panoptic`."""
-        maps = dense_semantic(self.logits, self._covered(size), False)[:, : size[0], : size[1]]
+        maps = dense_semantic(self.logits, size, False, self._covered)
         return [
             merge_panoptic(
                 found,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,8 +14,7 @@ from trimask.decode.queries import (
     query_score_rows,
     query_semantic,
 )
-from trimask.decode.strips import Rows
-from trimask.outputs.maps import cut_maps
+from trimask.decode.strips import Cells, Rows, covered_cells
 from trimask.types import ClassSpec, Instances, Panoptic, SemanticMap, Size
 
 
@@ -27,11 +26,13 @@ class QueryOutput:
         masks: (B, Q, h, w) mask logits, usually smaller than the picture.
         classes: (B, Q, C + 1) class logits; the last says that the query sees no object.
         aux: the same of earlier layers, the first one first; empty in evaluation mode.
+        covered: (height, width) of the picture in cells of the masks, in their upper left, where it was padded; else all.
     """
 
     masks: Tensor
     classes: Tensor
     aux: tuple[QueryOutput, ...] = ()
+    covered: Cells | None = None
 
     align_corners: ClassVar[bool] = False  # how masks are brought to the picture's size
 
@@ -41,11 +42,12 @@ class QueryOutput:
     def picture(self, index: int) -> QueryOutput:
         """The output for one picture of the batch, still with a batch axis."""
         only = slice(index, index + 1)
-        return QueryOutput(self.masks[only], self.classes[only], tuple(layer.picture(index) for layer in self.aux))
+        aux = tuple(layer.picture(index) for layer in self.aux)
+        return replace(self, masks=self.masks[only], classes=self.classes[only], aux=aux)
 
     def cut(self, inner: Size, outer: Size) -> QueryOutput:
-        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one; see `cut_maps`."""
-        return QueryOutput(cut_maps(self.masks, inner, outer), self.classes)
+        """For a picture of `inner` in the upper left of one of `outer` pixels: what is said of the inner one."""
+        return replace(self, aux=(), covered=covered_cells(self.masks, inner, outer, self.covered))
 
     def tensors(self) -> list[Tensor]:
         """What is computed: masks and classes, then those of earlier layers."""
@@ -57,7 +59,7 @@ class QueryOutput:
 
     def score_rows(self, size: Size, rows: Rows) -> Tensor:
         """(B, C, stop - start, W) class scores of these rows of the pictures at `size`: what windows are blended from."""
-        return query_score_rows(self.masks, self.classes, size, rows)
+        return query_score_rows(self.masks, self.classes, size, rows, self.covered)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class scores of any size -> class probabilities, which sum to less than 1 where no query sees anything."""
@@ -66,7 +68,7 @@ class QueryOutput:
     def semantic(self, size: Size, *, scores: bool = False) -> list[SemanticMap]:
         """One class map a picture at `size`. The full-size probabilities exist only if `scores` asks for them."""
         if not scores:
-            return [SemanticMap(labels) for labels in query_semantic(self.masks, self.classes, size)]
+            return [SemanticMap(labels) for labels in query_semantic(self.masks, self.classes, size, self.covered)]
         probabilities = self.probabilities(self.score_rows(size, (0, size[0])))  # (B, C, H, W)
         confidence, labels = probabilities.max(dim=1)
         return [SemanticMap(*row) for row in zip(labels, probabilities, confidence, strict=True)]
@@ -74,7 +76,7 @@ class QueryOutput:
     def instances(self, size: Size, *, classes: ClassSpec, top: int = 100) -> list[Instances]:
         """The things of each picture at `size`, best score first; see `decode.queries.query_instances`."""
         pairs = zip(self.masks, self.classes, strict=True)
-        return [query_instances(*pair, size, things=classes.things, top=top) for pair in pairs]
+        return [query_instances(*pair, size, things=classes.things, top=top, covered=self.covered) for pair in pairs]
 
     def panoptic(
         self,
@@ -94,6 +96,7 @@ class QueryOutput:
                 score_threshold=score_threshold,
                 overlap_threshold=overlap_threshold,
                 inside_only=inside_only,
+                covered=self.covered,
             )
             for pair in zip(self.masks, self.classes, strict=True)
         ]
