@@ -1,5 +1,6 @@
 """What every network keeps to. A new file in trimask/networks is found and tested without an edit here."""
 
+from contextlib import suppress
 from copy import deepcopy
 from functools import cache
 
@@ -133,13 +134,30 @@ def test_channels_last_gives_the_same(kind: type[nn.Module]) -> None:
         assert equal(network.to(memory_format=torch.channels_last)(images), expected, atol=1e-9)
 
 
+@cache
+def named_elsewhere(kind: type[nn.Module]) -> dict[str, dict[str, str]]:
+    """Source -> our names -> its names."""
+    names = build(kind).state_dict().keys()
+    return {source: source_names(names, table) for source, table in getattr(kind, "RENAMES", {}).items()}
+
+
 @networks
 def test_rename_tables_are_bijective(kind: type[nn.Module]) -> None:
     names = build(kind).state_dict().keys()
-    for source, table in getattr(kind, "RENAMES", {}).items():
-        pairs = source_names(names, table)
+    for source, pairs in named_elsewhere(kind).items():
         assert len(set(pairs.values())) == len(pairs), source
         assert {name for name in names if not is_counter(name)} - set(pairs) <= OURS_ALONE, source
+
+
+@networks
+def test_conversions_let_weights_of_other_sources_pass(kind: type[nn.Module]) -> None:
+    """Every source is asked whether weights are its own; none may stumble over tensors that are not there."""
+    own = build(kind).state_dict()
+    given = [{theirs: own[ours] for ours, theirs in pairs.items()} for pairs in named_elsewhere(kind).values()]
+    for weights in [*given, *(dict(list(weights.items())[::2]) for weights in given), {}]:
+        for convert in getattr(kind, "CONVERSIONS", {}).values():
+            with suppress(ValueError):
+                convert(weights)
 
 
 @pytest.mark.slow

@@ -72,6 +72,8 @@ class ASPP(nn.Module):
 
 def convert_mmseg_aspp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As `convert_mmseg`, and the columns of the mixing convolution in our order: the picture's mean behind the others."""
-    name = "decode_head.bottleneck.conv.weight"  # (D, D for the mean + D a branch, k, k)
-    mean_columns = len(weights["decode_head.image_pool.1.conv.weight"])
-    return {**convert_mmseg(weights), name: weights[name].roll(-mean_columns, dims=1)}
+    mix, mean = "decode_head.bottleneck.conv.weight", "decode_head.image_pool.1.conv.weight"
+    converted = convert_mmseg(weights)
+    if mix in converted and mean in converted:  # else they are not mmseg's, as their names will tell
+        converted[mix] = converted[mix].roll(-len(converted[mean]), dims=1)  # (D, D for the mean + D a branch, k, k)
+    return converted

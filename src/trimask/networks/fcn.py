@@ -9,6 +9,7 @@ With the same weights the logits are mmseg's; with `num_convs=1, concat_input=Fa
 - From the paper, as in mmseg: output stride 8 by dilation instead of skips from finer levels.
 - From mmseg: timm's plain ResNet-50 by default; mmseg's has the three-convolution stem of V1c, which timm calls
   `resnet50c.gluon_in1k`. Its dilations agree (`contract_dilation=True`, strides (1, 2, 1, 1)).
+- Not here: mmseg's FCN-D6, whose head is dilated. Its files fit by their names and would answer otherwise.
 - From mmseg: plain batch normalization; the trainer may make it synchronized.
 - The weight 0.4 of the auxiliary loss belongs to the criterion.
 """
@@ -20,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from trimask.layers.backbone import Backbone
-from trimask.layers.backbone_names import MMSEG, TORCHVISION
+from trimask.layers.backbone_names import MMSEG, TORCHVISION, convert_mmseg
 from trimask.layers.fcn_head import FCNHead
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable
@@ -65,6 +66,7 @@ class FCN(nn.Module):
             (r"_head\.classify\.", "_head.conv_seg."),
         ),
     }
+    CONVERSIONS: ClassVar = {"mmseg": convert_mmseg}
 
     def __init__(
         self,

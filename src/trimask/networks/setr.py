@@ -55,7 +55,8 @@ def _convert_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kept = {name: value for name, value in weights.items() if not re.search(r"_head\.(\d\.)?conv_seg\.", name)}
     for name in [name for name in kept if re.search(r"\.syncbn_fc_\d\.running_mean$", name)]:
         bias = name.replace("syncbn_fc_", "conv_").replace("running_mean", "bias")
-        kept[name] = kept[name] - kept.pop(bias)
+        if bias in kept:
+            kept[name] = kept[name] - kept.pop(bias)
     converted = {}
     for name, value in kept.items():
         at = re.fullmatch(r"(.*_head\.(?:\d\.)?)conv_(\d)\.(weight|bias)", name)
@@ -68,7 +69,8 @@ def _of_mla(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Its classifier named as the others', for the deepest level first; a bias of 0 for the auxiliary ones, which have none."""
     converted = {name.replace("decode_head.cls.", "decode_head.classify."): value for name, value in weights.items()}
     classifier = "decode_head.classify.weight"
-    converted[classifier] = torch.cat(converted[classifier].chunk(4, dim=1)[::-1], dim=1)
+    if classifier in converted:
+        converted[classifier] = torch.cat(converted[classifier].chunk(4, dim=1)[::-1], dim=1)
     for name in [name for name in converted if re.fullmatch(r"auxiliary_head\.\d\.aux\.weight", name)]:
         converted[name.replace("weight", "bias")] = converted[name].new_zeros(len(converted[name]))
     return _without_class_token(converted)
