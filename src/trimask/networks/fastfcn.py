@@ -166,7 +166,7 @@ class FastFCN(nn.Module):
             return DenseOutput(self.head(joint), aux, self.align_corners)
         logits, description = self.head(joint)
         presence = self.head.presence(description) if self.training else None
-        return EncodedOutput(logits, aux, self.align_corners, presence)
+        return EncodedOutput(logits, aux, self.align_corners, presence=presence)
 
 
 class JointPyramidUpsampling(nn.Module):
