@@ -203,6 +203,17 @@ def test_frozen_norms_keep_their_statistics_while_the_rest_learns() -> None:
     assert backbone.body.layer1[0].conv1.weight.requires_grad
 
 
+def test_norms_may_learn_scale_and_shift_on_frozen_statistics() -> None:
+    """mmdetection's `norm_eval` with `frozen_stages=1`."""
+    backbone = Backbone(TINY, pretrained=False, frozen_stride=4, frozen_norm="statistics")
+    assert not any(norm.training for norm in norms_of(backbone.train()))
+    still = {name for name, value in backbone.named_parameters() if not value.requires_grad}
+    first = ("body.conv1.", "body.bn1.", "body.layer1.")
+    assert still == {name for name, _ in backbone.named_parameters() if name.startswith(first)}
+    with pytest.raises(ValueError, match="true, false or 'statistics'; got 'all'"):
+        Backbone(TINY, pretrained=False, frozen_norm="all")
+
+
 def test_a_frozen_stride_below_the_finest_maps_is_refused() -> None:
     with pytest.raises(ValueError, match="stride 4; `frozen_stride` is 0 or at least that"):
         Backbone("test_convnext", pretrained=False, frozen_stride=2)

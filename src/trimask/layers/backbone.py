@@ -23,7 +23,7 @@ import urllib.request
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import huggingface_hub
@@ -49,6 +49,8 @@ PYPI_WEIGHTS = {
 }
 PROBE_SECONDS = 5.0  # how long a hub may take to answer at all; a whole refusal stays well under ten seconds
 
+FrozenNorm = bool | Literal["statistics"]
+
 
 class Backbone(nn.Module):
     """Pictures -> feature maps, finest first.
@@ -68,7 +70,8 @@ class Backbone(nn.Module):
             so that every map is exactly its stride smaller than the padded picture.
         frozen_stride: what makes the maps up to this stride does not learn; 4 is the stem and the first stage of a ResNet, 0
             nothing.
-        frozen_norm: batch norms do not learn, and keep their running statistics in training.
+        frozen_norm: batch norms do not learn, and keep their running statistics in training (detectron2, torchvision); with
+            "statistics" they keep these alone, and learn scale and shift (mmdetection).
         stride_in_1x1: the first convolution of a ResNet's block with three has its stride, as in the first ResNets and in the
             weights that detectron2 begins with; timm and torchvision have it in the second.
 
@@ -94,7 +97,7 @@ class Backbone(nn.Module):
         drop_path: float = 0.0,
         pad_to_stride: bool = False,
         frozen_stride: int = 0,
-        frozen_norm: bool = False,
+        frozen_norm: FrozenNorm = False,
         stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
@@ -182,11 +185,16 @@ def _move_strides(body: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
-def _freeze(body: Any, strides: Sequence[int], stride: int, *, norms: bool) -> tuple[nn.Module, ...]:
-    """Takes the first layers, and with `norms` all batch norms, out of training.
+def _freeze(body: Any, strides: Sequence[int], stride: int, *, norms: FrozenNorm) -> tuple[nn.Module, ...]:
+    """Takes the first layers, and with `norms` all batch norms or their statistics, out of training.
 
     Returns: the batch norms that have to stay in evaluation mode.
+
+    Raises:
+        ValueError: the stride is below that of the finest maps, or `norms` is another word.
     """
+    if norms not in (True, False, "statistics"):
+        raise ValueError(f"`frozen_norm` is true, false or 'statistics'; got {norms!r}.")
     if stride and stride < strides[0]:
         raise ValueError(f"The finest maps have the stride {strides[0]}; `frozen_stride` is 0 or at least that.")
     parameters = list(body.named_parameters())  # in the order in which a picture passes them
@@ -197,7 +205,8 @@ def _freeze(body: Any, strides: Sequence[int], stride: int, *, norms: bool) -> t
     frozen = {id(value) for _, value in parameters[: next(learns, len(parameters))]}
     layers = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     still = tuple(layer for layer in layers if norms or id(layer.weight) in frozen)
-    frozen |= {id(value) for layer in still for value in layer.parameters()}
+    if norms is True:
+        frozen |= {id(value) for layer in still for value in layer.parameters()}
     for _, value in parameters:
         value.requires_grad_(id(value) not in frozen)
     return still

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trimask.layers.backbone import Backbone
+from trimask.layers.backbone import Backbone, FrozenNorm
 from trimask.layers.backbone_names import NECK_DETECTRON2
 from trimask.layers.fpn_neck import FPNNeck
 from trimask.layers.normalization import IMAGENET_STD
@@ -235,7 +235,7 @@ class MaskRCNN(nn.Module):
         box_convs: int = 0,
         norm: Norm | None = None,
         frozen_stride: int = 4,
-        frozen_norm: bool = True,
+        frozen_norm: FrozenNorm = True,
         stride_in_1x1: bool = False,
         conventions: Conventions = "torchvision",
         least_score: float = 0.05,

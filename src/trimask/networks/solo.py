@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.decode.grids import Filters, GridLevel
-from trimask.layers.backbone import Backbone
+from trimask.layers.backbone import Backbone, FrozenNorm
 from trimask.layers.backbone_names import MMSEG, NECK_MMDET, convert_mmseg
 from trimask.layers.fpn_neck import FPNNeck
 from trimask.layers.grid_head import (
@@ -68,7 +68,7 @@ class SOLO(nn.Module):
         num_convs: length of the towers; published are 7, and 4 for the light form.
         pyramid_channels: width of the pyramid.
         drop_path: rate of stochastic depth in the backbone.
-        frozen_stride, frozen_norm: see `Backbone`; published are 4 and true.
+        frozen_stride, frozen_norm: see `Backbone`; published are 4 and "statistics".
 
     Raises:
         ValueError: see `Backbone`; or an unknown form, not five grids, or a width that has no 32 groups.
@@ -126,7 +126,7 @@ class SOLO(nn.Module):
         pyramid_channels: int = 256,
         drop_path: float = 0.0,
         frozen_stride: int = 0,
-        frozen_norm: bool = False,
+        frozen_norm: FrozenNorm = False,
     ) -> None:
         super().__init__()
         if form not in get_args(Form):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimask.decode.grids import Filters, GridLevel
-from trimask.layers.backbone import Backbone
+from trimask.layers.backbone import Backbone, FrozenNorm
 from trimask.layers.backbone_names import (
     DETECTRON2,
     MMSEG,
@@ -53,7 +53,8 @@ def _convert_adelaidet(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Pictures there are BGR and have a standard deviation of 1."""
     kept = {n.replace("bottom_up.", ""): value for n, value in weights.items() if not n.startswith("pixel_")}
     stem = "backbone.stem.conv1.weight"
-    kept[stem] = kept[stem].flip(1) * torch.tensor(IMAGENET_STD)[:, None, None]
+    if stem in kept:
+        kept[stem] = kept[stem].flip(1) * torch.tensor(IMAGENET_STD)[:, None, None]
     return convert_detectron2(kept)
 
 
@@ -72,7 +73,7 @@ class SOLOv2(nn.Module):
         filter_channels: of the features, and so the length of a filter.
         pyramid_channels: width of the pyramid.
         drop_path: rate of stochastic depth in the backbone.
-        frozen_stride, frozen_norm: see `Backbone`; published are 4 and true.
+        frozen_stride, frozen_norm: see `Backbone`; published are 4 and "statistics".
         stride_in_1x1: see `Backbone`; AdelaiDet's weights have it so.
 
     Raises:
@@ -150,7 +151,7 @@ class SOLOv2(nn.Module):
         pyramid_channels: int = 256,
         drop_path: float = 0.0,
         frozen_stride: int = 0,
-        frozen_norm: bool = False,
+        frozen_norm: FrozenNorm = False,
         stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
