@@ -6,7 +6,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import roi_align
 
 from trimask.losses.region import NEGATIVE, UNUSED, RegionCriterion, draw, match
-from trimask.losses.region_truth import RegionRule
+from trimask.losses.region_truth import RegionRule, RegionTruth
 from trimask.networks.mask_rcnn import MaskRCNN
 from trimask.parity.mask_rcnn import ROWS, pyramid
 from trimask.parity.row import as_in_training, normalized
@@ -89,6 +89,23 @@ def test_masks_are_those_of_roi_align_on_full_size_masks(aligned):
     if not aligned:
         torch.testing.assert_close(found, project_masks_on_boxes(masks, boxes, owners, 28), rtol=0, atol=1e-9)
     assert found.std() > 0.1
+
+
+def test_masks_may_be_taught_in_whole_cells(monkeypatch):
+    """As detectron2 and mmdetection cut them out: 1 from a half on."""
+    torch.manual_seed(0)
+    network = MaskRCNN(5, pretrained=False, **MaskRCNN.tiny, conventions="detectron2").train()
+    draft = network(torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8))
+
+    def mask_loss(**settings):
+        torch.manual_seed(1)
+        return RegionCriterion(**settings)(draft, [target(num=5, seed=3)])["mask"]
+
+    whole, shares = mask_loss(whole_cells=True), mask_loss()
+    cut = RegionTruth.masks
+    monkeypatch.setattr(RegionTruth, "masks", lambda *args, **options: (cut(*args, **options) >= 0.5).float())
+    torch.testing.assert_close(mask_loss(), whole)
+    assert (whole - shares).abs() > 1e-6
 
 
 def test_boxes_that_lie_in_crowds_are_neither_positive_nor_negative():

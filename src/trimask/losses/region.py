@@ -2,7 +2,8 @@
 
 Source: Faster R-CNN (Ren et al., NeurIPS 2015, arXiv:1506.01497) and Mask R-CNN (He et al., ICCV 2017, arXiv:1703.06870); rules
 and numbers are those of torchvision's `RegionProposalNetwork` and `RoIHeads` (BSD-3), read and written anew. Random samples are
-drawn in the same order, so that from the same seed all losses are equal (tests/losses/test_region.py). detectron2's: `smooth=0`.
+drawn in the same order, so that from the same seed all losses are equal (tests/losses/test_region.py). Those of detectron2 and
+mmdetection (Apache-2.0): `smooth=0, whole_cells=True`.
 
 **Deviations**
 - A box that lies mostly within crowds and shows no object is neither positive nor negative; the others drop crowds, so that what
@@ -51,6 +52,7 @@ class RegionCriterion(nn.Module):
         num_boxes, positive_boxes: the same of the second stage.
         box_overlap: a proposal is positive from this IoU on, and else negative.
         smooth: where the L1 loss of deltas becomes quadratic; 0 for nowhere.
+        whole_cells: a cell of a mask is taught 1 if at least half of it is covered, else 0; without, the share that is covered.
         ignore_index: label of segments that count as unlabelled.
     """
 
@@ -64,6 +66,7 @@ class RegionCriterion(nn.Module):
         positive_boxes: float = 0.25,
         box_overlap: float = 0.5,
         smooth: float = 1 / 9,
+        whole_cells: bool = False,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ class RegionCriterion(nn.Module):
             raise ValueError(f"Shares and overlaps lie in 0..1, and `anchor_overlap` rises; got {shares}.")
         self.num_anchors, self.positive_anchors, self.anchor_overlap = num_anchors, positive_anchors, anchor_overlap
         self.num_boxes, self.positive_boxes, self.box_overlap = num_boxes, positive_boxes, box_overlap
-        self.smooth = smooth
+        self.smooth, self.whole_cells = smooth, whole_cells
         self.rule = RegionRule(ignore_index=ignore_index)
 
     def set_question(self, question: str, classes: ClassSpec) -> None:
@@ -138,13 +141,35 @@ class RegionCriterion(nn.Module):
         return {
             "class": F.cross_entropy(logits, labels, reduction="sum") / count,
             "box": self._distance(deltas[good, labels[good]], torch.cat(wanted)) / count,
-            "mask": _mask_loss(draft, truths, boxes, chosen, labels[good]),
+            "mask": self._mask_loss(draft, truths, boxes, chosen, labels[good]),
         }
 
     @torch.no_grad()
     def _chosen_boxes(self, boxes: Tensor, truth: RegionTruth) -> Chosen:
         rows = match(truth.boxes.to(boxes), boxes, self.box_overlap, self.box_overlap, best_too=False)
         return draw(_without_crowds(rows, boxes, truth), self.num_boxes, self.positive_boxes)
+
+    def _mask_loss(
+        self,
+        draft: RegionDraft,
+        truths: Sequence[RegionTruth],
+        boxes: Sequence[Tensor],
+        chosen: Sequence[Chosen],
+        labels: Tensor,
+    ) -> Tensor:
+        """() mean over all cells of the positive boxes; also without any, a function of the network."""
+        inside = [box[one.rows >= 0] for box, one in zip(boxes, chosen, strict=True)]
+        logits = in_full(draft.heads.masks(draft.levels, inside, labels))
+        wanted = torch.cat(
+            [
+                truth.masks(box, one.rows[one.rows >= 0], logits.shape[-1], aligned=draft.heads.aligned)
+                for truth, box, one in zip(truths, inside, chosen, strict=True)
+            ]
+        )
+        if self.whole_cells:
+            wanted = wanted >= 0.5
+        loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="sum")
+        return loss / max(logits.numel(), 1)
 
     def _distance(self, offered: Tensor, wanted: Tensor) -> Tensor:
         """() summed over all boxes."""
@@ -156,24 +181,6 @@ class RegionCriterion(nn.Module):
 def _labels(truth: RegionTruth, rows: Tensor, background: int) -> Tensor:
     """(K,) class of each row's object."""
     return torch.cat([truth.labels, truth.labels.new_tensor([background])])[rows]  # NEGATIVE is the last
-
-
-def _mask_loss(
-    draft: RegionDraft,
-    truths: Sequence[RegionTruth],
-    boxes: Sequence[Tensor],
-    chosen: Sequence[Chosen],
-    labels: Tensor,
-) -> Tensor:
-    """() mean over all cells of the positive boxes; also without any, a function of the network."""
-    inside = [box[one.rows >= 0] for box, one in zip(boxes, chosen, strict=True)]
-    logits = in_full(draft.heads.masks(draft.levels, inside, labels))
-    wanted = [
-        truth.masks(box, one.rows[one.rows >= 0], logits.shape[-1], aligned=draft.heads.aligned)
-        for truth, box, one in zip(truths, inside, chosen, strict=True)
-    ]
-    loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits.dtype), reduction="sum")
-    return loss / max(logits.numel(), 1)
 
 
 def _without_crowds(rows: Tensor, boxes: Tensor, truth: RegionTruth) -> Tensor:
