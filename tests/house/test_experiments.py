@@ -200,6 +200,8 @@ def test_an_experiment_follows_the_recipe_of_its_row(name):
         assert optimizer["init_args"]["weight_decay"] == pytest.approx(row["weight_decay"])
     check_schedule(row, model["schedule"].get("init_args", {}), trainer)
     check_groups(row, model.get("groups", {}))
+    if row["system"] in GRIDS | REGIONS:
+        check_norms(row, model["network"])
     check_test(row, model.get("inference", {}))
     if row["grad_clip"]:
         clip = row["grad_clip"].get("norm") or row["grad_clip"].get("full_model_norm") or row["grad_clip"]["max_norm"]
@@ -245,6 +247,16 @@ def check_groups(row, groups):
     assert groups.get("layer_decay") == multipliers.get("layer_decay", multipliers.get("llrd"))
     assert groups.get("decay_all") or "decay applied to every" not in multipliers.get("note", "")
     assert groups.get("num_stage_layers") == multipliers.get("num_layers")
+    assert not groups.get("decay_all") or multipliers.get("norm", {}).get("decay") != 0
+
+
+def check_norms(row, network):
+    """Of the backbone: batch norms that do not learn at all, that learn on frozen statistics, or that learn."""
+    norm, given = row["norm"], network.get("init_args", {})
+    default = inspect.signature(import_class(network["class_path"])).parameters.get("frozen_norm")
+    usual = True if default is None else default.default  # Panoptic-FPN hands it on to Mask R-CNN
+    found = given.get("frozen_norm", usual)
+    assert found == ("statistics" if "eval" in norm else norm.startswith("FrozenBN"))
 
 
 def check_test(row, inference):
