@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trimask.data import SegmentationDataModule
 from trimask.data.datamodule import collate
 from trimask.inference import Inference
-from trimask.metrics import AveragePrecision
+from trimask.metrics import AveragePrecision, bootstrap_intervals
 from trimask.outputs import DenseOutput
 from trimask.tasks import InstanceModule
 from trimask.types import ClassSpec, Instances, Sample
@@ -163,6 +163,8 @@ def test_the_table():
     for row in ("street lamp", "mean"):
         assert f"{100 * logged['val/map']:.2f}" in lines[row]
         assert f"{100 * logged['val/map50']:.2f}" in lines[row]
+        low, high = bootstrap_intervals(task.last_scores.kept)["map"]
+        assert f"{100 * low:.2f} - {100 * high:.2f}" in lines[row]
     assert "sky" not in lines
     assert "absent" in lines["of large ones"]
     assert "4 pictures" in text

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimask.data import SegmentationDataModule
 from trimask.data.datamodule import collate
-from trimask.metrics import PanopticQuality
+from trimask.metrics import PanopticQuality, bootstrap_intervals
 from trimask.outputs import DenseOutput
 from trimask.tasks import PanopticModule
 from trimask.types import ClassSpec, Panoptic, Sample
@@ -112,7 +112,10 @@ def test_the_table():
     assert list(lines)[-6:] == ["street lamp", "unseen", "sky", "things", "stuff", "all"]
     assert "absent" in lines["unseen"]
     assert f"{100 * task.last_scores.all.pq:.2f}" in lines["all"]
-    assert " - " in lines["all"], "the interval"
+    ends = bootstrap_intervals(task.last_scores.kept)
+    for row, score in (("all", "pq"), ("things", "pq_things"), ("street lamp", "pq_street lamp")):
+        low, high = ends[score]
+        assert f"{100 * low:.2f} - {100 * high:.2f}" in lines[row]
     matched, wrong, missed = (int(cell) for cell in lines["all"].split("│")[-4:-1])
     assert (matched + missed, wrong) == (8, missed)
     assert "4 pictures" in text

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from trimask.metrics import PanopticCalibration, PanopticQuality, PanopticScores, mean_quality
 from trimask.metrics.panoptic_quality import panoptic_quality
 from trimask.tasks.base import SegmentationModule
-from trimask.tasks.tables import Breakdown, interval, percent
+from trimask.tasks.tables import Breakdown, intervals, percent
 from trimask.types import Panoptic, Target
 from trimask.visualise.answers import panoptic_panel
 
@@ -43,17 +43,18 @@ class PanopticModule(SegmentationModule):
             table.add_column(column, justify="left" if column == "class" else "right")
         things = sorted(self.classes.things)
         stuff = sorted(set(range(len(self.classes))) - self.classes.things)
+        ends = intervals(scores.kept)
         for label in [*things, *stuff]:
+            name = self.classes.names[label]
             pq, sq, rq = (percent(quality[label]) for quality in (scores.pq, scores.sq, scores.rq))
-            table.add_row(self.classes.names[label], pq, "", sq, rq, *_counts(scores, [label]))
+            table.add_row(name, pq, ends.get(f"pq_{name}", ""), sq, rq, *_counts(scores, [label]))
         table.add_section()
-        for name, labels, means in (
-            ("things", things, scores.things),
-            ("stuff", stuff, scores.stuff),
-            ("all", things + stuff, scores.all),
+        for name, key, labels, means in (
+            ("things", "pq_things", things, scores.things),
+            ("stuff", "pq_stuff", stuff, scores.stuff),
+            ("all", "pq", things + stuff, scores.all),
         ):
-            spread = interval(means.pq, scores.pictures.rows[:, :, labels], mean_quality)
-            qualities = percent(means.pq), spread, percent(means.sq), percent(means.rq)
+            qualities = percent(means.pq), ends.get(key, ""), percent(means.sq), percent(means.rq)
             table.add_row(name, *qualities, *_counts(scores, labels), style="bold")
         return table
 

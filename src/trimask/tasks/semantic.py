@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from trimask.metrics import Calibration, SemanticConfusion, SemanticScores, mean_iou
 from trimask.metrics.confusion import iou
 from trimask.tasks.base import SegmentationModule
-from trimask.tasks.tables import Breakdown, interval, percent
+from trimask.tasks.tables import Breakdown, intervals, percent
 from trimask.types import SemanticMap, Target
 from trimask.visualise.draw import panel
 
@@ -45,12 +45,12 @@ class SemanticModule(SegmentationModule):
         for column in ("class", "IoU", "95 %", "accuracy", "Dice", "pixels"):
             table.add_column(column, justify="left" if column == "class" else "right")
         share = scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1)
+        ends = intervals(scores.kept)
         for label, name in enumerate(self.classes.names):
-            rows = scores.pictures.rows[:, :, [label]]
             table.add_row(
                 name + (" (not in the mean)" if label in scores.exclude else ""),
                 percent(scores.iou[label]),
-                interval(scores.iou[label], rows, mean_iou),
+                ends.get(f"iou_{name}", ""),
                 percent(scores.accuracy[label]),
                 percent(scores.dice[label]),
                 percent(share[label]),
@@ -59,7 +59,7 @@ class SemanticModule(SegmentationModule):
         table.add_row(
             "mean",
             percent(scores.miou),
-            interval(scores.miou, scores.pictures.rows, lambda drawn: mean_iou(drawn, scores.exclude)),
+            ends.get("miou", ""),
             percent(scores.mean_accuracy),
             percent(scores.mean_dice),
             percent(scores.pixel_accuracy) + " right",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimask.metrics import bootstrap_interval
+from trimask.metrics import Pictures, bootstrap_intervals
+from trimask.metrics.bootstrap import NUM_RESAMPLES
 
 
 class Breakdown(NamedTuple):
@@ -37,9 +38,9 @@ def percent(ratio: float) -> str:
     return "absent" if ratio != ratio else f"{100 * ratio:.2f}"
 
 
-def interval(value: float, rows: NDArray[Any], statistic: Callable[[NDArray[Any]], NDArray[Any]]) -> str:
-    """Over pictures; nothing where there is no value. See `bootstrap_interval`."""
-    if value != value:
-        return ""
-    low, high = bootstrap_interval(rows, statistic)
-    return f"{100 * low:.2f} - {100 * high:.2f}"
+def intervals(pictures: Pictures | None, num_resamples: int = NUM_RESAMPLES) -> dict[str, str]:
+    """Of every score, over pictures, by its short name; scores without a value are left out. See `bootstrap_intervals`."""
+    if pictures is None or not pictures.names:
+        return {}
+    found = bootstrap_intervals(pictures, num_resamples=num_resamples)
+    return {name: f"{100 * low:.2f} - {100 * high:.2f}" for name, (low, high) in found.items() if low == low}
