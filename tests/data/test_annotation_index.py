@@ -79,7 +79,9 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     pictures=st.lists(st.integers(0, 10**12) | texts.map("id{}".format), unique=True, max_size=6),
     draws=st.lists(st.tuples(st.integers(0, 99), values), max_size=9),
