@@ -15,6 +15,7 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from trimask.decode.strips import Rows, row_strips, strip_bytes
 from trimask.types import Instances, Size
@@ -38,7 +39,7 @@ def region_instances(
     boxes, scores, labels and masks with one index.
 
     Args:
-        boxes: (N, 4) in pixels of the frame, best score first.
+        boxes: (N, 4) in pixels of the frame, which they may exceed, best score first.
         scores, labels: (N,).
         masks: (N, m, m) logits of what lies in the boxes.
         frame: size that the picture had in the network.
@@ -55,7 +56,8 @@ def region_instances(
     seen = torch.where(inside.flatten(1).any(dim=1))[0]
     if len(seen) < len(keep):
         keep, boxes, inside = keep[seen], boxes[seen], inside[seen]
-    return Instances(inside, labels[keep], scores[keep].float(), boxes.float())
+    # behind a cut, a box may reach into what the picture was padded with
+    return Instances(inside, labels[keep], scores[keep].float(), clip_boxes_to_image(boxes.float(), size))
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Size, *, aligned: bool = True, rows: Rows | None = None) -> Tensor:
