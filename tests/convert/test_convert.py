@@ -261,6 +261,11 @@ def test_command_takes_class_paths_and_what_it_has_written(file, tmp_path):
         (["--weights=raw"], "holds one set of weights"),
         (["--out=x.pth"], "--out x.pth: the result is a .safetensors file."),
         (["--arg=backbone=resnet5"], "timm has no model 'resnet5'"),
+        (["--arg=backbone="], "FCN cannot be built with backbone=None, channels=8, "),
+        (["--arg=channels={"], "--arg channels={: '{' is not valid YAML"),
+        (["--network=torch.nn.Linear"], "--network torch.nn.Linear: a network is a torch module that says"),
+        (["--network=os.path"], "--network os.path: a network is a torch module that says"),
+        (["--out=/dev/null/x.safetensors"], "File exists: '/dev/null'"),
     ],
 )
 def test_command_says_what_is_wrong(file, tmp_path, arguments, message, capsys):

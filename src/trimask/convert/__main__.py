@@ -9,12 +9,14 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         released = read_released(options.src, averaged=averaged)
         kind = network_class(options.network)
         settings = network_arguments(kind, options.arg, released)
-        network = untrained(kind, settings)
+        network = built(kind, settings)
         ours, theirs = parts(options.without, network.state_dict(), released.weights)
         weights = _without(released.weights, theirs)
         if options.base is not None:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = fill(network, released, weights, options.source)
         kept = _without(network.state_dict(), ours)
         write(Path(options.out), kept, kind, settings, released, source)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     named = f"{len(released.classes)} class names" if released.classes else "no class names"
@@ -76,14 +78,17 @@ def network_class(name: str) -> type[nn.Module]:
     """By its path, or by its name among `trimask.networks`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it is no network.
     """
     if "." in name:
-        module, _, kind = name.rpartition(".")
+        module, _, member = name.rpartition(".")
         try:
-            return getattr(importlib.import_module(module), kind)
+            kind = getattr(importlib.import_module(module), member)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"--network {name}: {error}.") from error
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "output")):
+            raise UsageError(f"--network {name}: a network is a torch module that says with `output` what it answers.")
+        return kind
     known = {kind.__name__.lower(): kind for kind in all_networks()}
     if name.lower() not in known:
         names = listed(sorted(kind.__name__ for kind in known.values()), most=100)
@@ -95,7 +100,7 @@ def network_arguments(kind: type[nn.Module], given: Sequence[str], released: Rel
     """The arguments of the command line; as many classes as the file names, unless they say otherwise.
 
     Raises:
-        UsageError: not KEY=VALUE, not an argument of the network, or no number of classes.
+        UsageError: not KEY=VALUE in YAML, not an argument of the network, or no number of classes.
     """
     known = [name for name in inspect.signature(kind).parameters if name != "pretrained"]
     settings: dict[str, Any] = {}
@@ -103,12 +108,28 @@ def network_arguments(kind: type[nn.Module], given: Sequence[str], released: Rel
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             raise UsageError(f"--arg {pair}: {kind.__name__} takes KEY=VALUE of {listed(known, most=100)}.")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--arg {pair}: {value!r} is not valid YAML.") from error
     if "num_classes" not in settings:
         if released.classes is None:
             raise UsageError(f"{released.path} does not say its classes; give --arg num_classes=NUMBER.")
         settings["num_classes"] = len(released.classes)
     return settings
+
+
+def built(kind: type[nn.Module], settings: Mapping[str, Any]) -> nn.Module:
+    """The network with random weights.
+
+    Raises:
+        UsageError: an argument has another type than the network takes.
+    """
+    try:
+        return untrained(kind, settings)
+    except (TypeError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise UsageError(f"{kind.__name__} cannot be built with {given}: {error}.") from error
 
 
 def fill(network: nn.Module, released: Released, weights: Mapping[str, Tensor], source: str) -> str:
@@ -154,8 +175,8 @@ def write(
     released: Released,
     source: str,
 ) -> None:
-    """Weights in our names with a header that says what they are."""
-    if path.suffix != ".safetensors":
+    """Weights in our names with a header that says what they are. A file that is there already stays until all is written."""
+    if path.suffix != ".safetensors" or path.is_dir():
         raise UsageError(f"--out {path}: the result is a .safetensors file.")
     header = {
         "classes": released.classes,
@@ -167,7 +188,14 @@ def write(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: value.contiguous().clone() for name, value in weights.items()}
-    save_file(contiguous, path, {"format": "pt", HEADER: json.dumps(header)})
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(contiguous, beside, {"format": "pt", HEADER: json.dumps(header)})
+        beside.replace(path)
+    except SafetensorError as error:
+        raise UsageError(f"--out {path} cannot be written: {error}.") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
