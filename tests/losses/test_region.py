@@ -160,9 +160,10 @@ def test_refusals(settings):
         RegionCriterion(**settings)
 
 
-def test_bf16_trains_everything_with_and_without_objects():
+@pytest.mark.parametrize("options", [{}, {"norm": "batch", "box_convs": 1}], ids=["plain", "norms in the heads"])
+def test_bf16_trains_everything_with_and_without_objects(options):
     torch.manual_seed(0)
-    network = MaskRCNN(5, pretrained=False, **MaskRCNN.tiny).train()
+    network = MaskRCNN(5, pretrained=False, **MaskRCNN.tiny, **options).train()
     images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
     for targets in ([target(), empty()], [empty(), empty()]):
         network.zero_grad()
@@ -171,3 +172,4 @@ def test_bf16_trains_everything_with_and_without_objects():
             sum(losses.values()).backward()
         assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
         assert all(parameter.grad is not None for parameter in network.parameters())
+        assert all(buffer.isfinite().all() for buffer in network.buffers())  # statistics of no box at all
