@@ -190,7 +190,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint():
     )
     sweep = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
-    while not Path("made/0001.overrides/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+    while not has_begun(given) and time.monotonic() < deadline:
         time.sleep(0.05)
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
@@ -205,6 +205,12 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint():
     assert "--ckpt_path" not in first
     assert second.endswith(f"--ckpt_path={Path('made/0001.overrides').resolve()}/checkpoints/last.ckpt")
     assert len(trials[0].history("val/miou")) == 3, "it did not begin anew"
+
+
+def has_begun(given):
+    """Its first trial has a checkpoint, and the sweep has noted its process."""
+    trials = trial.load(given.place)
+    return bool(trials) and trials[0].pid and Path("made/0001.overrides/checkpoints/last.ckpt").is_file()
 
 
 def is_alive(pid):

@@ -30,7 +30,7 @@ class Difficult:
 
     def __getitem__(self, index):
         if index == 3:
-            time.sleep(60)
+            time.sleep(600)
         if index == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         image = np.random.default_rng(index).integers(0, 255, (32, 32, 3)).astype(np.uint8)
@@ -38,20 +38,20 @@ class Difficult:
         return Sample(image, segments, np.array([0, 1]), np.zeros(2, np.bool_), str(index))
 
 
+@pytest.mark.slow
 def test_a_sample_that_hangs_and_one_that_kills_cost_only_themselves():
+    """The limit is far above what the others take, on a busy machine, too."""
     case = open_case("difficult", lambda split: Difficult(), splits=("train",))
-    begin = time.monotonic()
-    section = examine(case, workers=2, timeout=1.5)
-    assert time.monotonic() - begin < 60
+    section = examine(case, workers=2, timeout=5)
     lost = next(finding for finding in section.findings if finding.code == "readable/lost")
     assert (lost.severity, lost.count) == ("error", 2)
     assert {example.where.name: example.detail for example in lost.examples} == {
-        "3": "the worker was stopped after 1.5 s",
+        "3": "the worker was stopped after 5 s",
         "6": "the worker died (SIGKILL): out of memory, or a fault in a decoder",
     }
     assert section.checks["balance"].splits["train"].num_pictures == 8
     pictures = thumbnails(
-        case, [e.where for e in lost.examples] + [case.where("train", 0)], overlay, workers=2, timeout=1.5
+        case, [e.where for e in lost.examples] + [case.where("train", 0)], overlay, workers=2, timeout=5
     )
     assert [place.name for place in pictures] == ["0"]
 

@@ -12,7 +12,7 @@ from trimask.data.doctor.pool import Lost, run
 def act(task):
     kind, value = task
     if kind == "hang":
-        time.sleep(60)
+        time.sleep(600)
     if kind == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "leave":
@@ -32,12 +32,12 @@ def test_without_workers_it_runs_here():
     assert list(run(lambda task: os.getpid(), [1, 2], workers=0, timeout=1)) == [(1, os.getpid()), (2, os.getpid())]
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_stopped_and_named():
+    """The limit is far above what the others take, on a busy machine, too."""
     tasks = [("double", 1), ("hang", 2), *(("double", number) for number in range(3, 12))]
-    begin = time.monotonic()
-    done = dict(run(act, tasks, workers=2, timeout=0.5))
-    assert time.monotonic() - begin < 30
-    assert done.pop(("hang", 2)) == Lost("was stopped after 0.5 s")
+    done = dict(run(act, tasks, workers=2, timeout=5))
+    assert done.pop(("hang", 2)) == Lost("was stopped after 5 s")
     assert done == {task: task[1] * 2 for task in tasks if task[0] == "double"}
 
 
