@@ -60,6 +60,7 @@ def test_the_projection_commutes_with_upsampling() -> None:
 def test_the_coarsest_map_has_no_skip() -> None:
     assert not [name for name in build().state_dict() if name.startswith("fusion.0.skip")]
     assert [name for name in build().state_dict() if name.startswith("fusion.1.skip")]
+    assert [name for name in build(refine_coarsest=True).state_dict() if name.startswith("fusion.0.skip")]
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -77,6 +78,8 @@ def test_norms_or_biases_in_the_fusion(norm: bool) -> None:
         ("transformers", "dpt.encoder.layer.5.attention.output.dense.weight"),
         ("transformers", "neck.fusion_stage.layers.2.residual_layer2.convolution1.weight"),
         ("transformers", "auxiliary_head.head.4.bias"),
+        ("smp_timm", "decoder.fusion_blocks.1.residual_conv_block1.batch_norm_2.running_mean"),
+        ("smp_timm", "segmentation_head.head.4.bias"),
     ],
 )
 def test_names_elsewhere(source: str, name: str) -> None:

@@ -2,7 +2,8 @@
 
 Source: Ranftl, Bochkovskiy, Koltun, "Vision Transformers for Dense Prediction", ICCV 2021, arXiv:2103.13413; official code
 isl-org/DPT (MIT). With the same weights the logits are mmsegmentation's (Apache-2.0, `DPTHead`) and, with the options of the
-right column, those of transformers' `DPTForSemanticSegmentation` (Apache-2.0), which reads the official weights (`make parity`):
+right column, those of transformers' `DPTForSemanticSegmentation` (Apache-2.0), which reads the official weights; with `AS_SMP`
+they are those of `DPT` of segmentation_models_pytorch (MIT), whose coarsest map passes one more refinement (`make parity`):
 
 | | mmsegmentation (default) | transformers, official |
 |---|---|---|
@@ -28,16 +29,29 @@ these. Upsampling inside the fusion has aligned corners in both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trimask.layers.backbone_names import MMSEG, convert_mmseg
+from trimask.layers.backbone_names import MMSEG, SMP_TIMM, convert_mmseg
 from trimask.layers.convs import ConvNormReLU, initialize_as_mmseg
 from trimask.layers.plain_vit import Normalization, PlainViT, PositionResize, as_map
 from trimask.outputs import DenseOutput
 from trimask.weights import RenameTable, join
+
+# Arguments that make it smp's.
+AS_SMP: Mapping[str, Any] = MappingProxyType(
+    {
+        "widths": (256, 512, 1024, 1024),
+        "refine_coarsest": True,
+        "align_corners": True,
+        "position_resize": "timm",
+        "norm_eps": None,
+        "normalization": "model",
+    }
+)
 
 _BLOCK = r"^backbone\.body\.blocks\.(\d+)\."
 _THERE = r"dpt.encoder.layer.\1."
@@ -52,6 +66,12 @@ def _convert_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     )
 
 
+def _convert_smp(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the encoder's last norm and classifier, which nothing passes."""
+    unused = ("encoder.model.norm.", "encoder.model.fc_norm.", "encoder.model.head.")
+    return {name: value for name, value in weights.items() if not name.startswith(unused)}
+
+
 class DPT(nn.Module):
     """One logit a class at every cell of stride 2 (half the stride of the finest reassembled map).
 
@@ -63,6 +83,7 @@ class DPT(nn.Module):
         levels: four blocks whose tokens are used; ViT-B's by default, (5, 11, 17, 23) for ViT-L.
         widths: channels of the four reassembled maps, finest first.
         channels: of the fusion.
+        refine_coarsest: the coarsest map passes what refines the other three maps, too, as in smp.
         readout: what becomes of the class token: "project" (joined to each token and projected), "add" or "ignore".
         fusion_norm, aux, align_corners: see above.
         image_size, position_resize, norm_eps, normalization: of the encoder; see `PlainViT` and above.
@@ -121,8 +142,27 @@ class DPT(nn.Module):
             (r"head\.head\.mix\.norm\.", "head.head.1."),
             (r"head\.head\.classify\.", "head.head.4."),
         ),
+        "smp_timm": (
+            *SMP_TIMM,
+            (r"^reassemble\.(\d)\.readout\.", r"decoder.projection_blocks.\1.project.0."),
+            (r"^reassemble\.(\d)\.project\.", r"decoder.reassemble_blocks.\1.project_to_out_channel."),
+            (r"^reassemble\.(\d)\.resize\.", r"decoder.reassemble_blocks.\1.upsample."),
+            (r"^convs\.(\d)\.", r"decoder.reassemble_blocks.\1.project_to_feature_dim."),
+            (r"^fusion\.(\d)\.skip\.", r"decoder.fusion_blocks.\1.residual_conv_block1."),
+            (r"^fusion\.(\d)\.refine\.", r"decoder.fusion_blocks.\1.residual_conv_block2."),
+            (r"^fusion\.(\d)\.project\.", r"decoder.fusion_blocks.\1.project."),
+            (r"(residual_conv_block\d)\.conv(\d)\.conv\.", r"\1.conv_\2."),
+            (r"(residual_conv_block\d)\.conv(\d)\.norm\.", r"\1.batch_norm_\2."),
+            (r"^head\.mix\.conv\.", "segmentation_head.head.0."),
+            (r"^head\.mix\.norm\.", "segmentation_head.head.1."),
+            (r"^head\.classify\.", "segmentation_head.head.4."),
+        ),
     }
-    CONVERSIONS: ClassVar[dict[str, Any]] = {"mmseg": convert_mmseg, "transformers": _convert_transformers}
+    CONVERSIONS: ClassVar[dict[str, Any]] = {
+        "mmseg": convert_mmseg,
+        "transformers": _convert_transformers,
+        "smp_timm": _convert_smp,
+    }
 
     def __init__(
         self,
@@ -134,6 +174,7 @@ class DPT(nn.Module):
         levels: Sequence[int] = (2, 5, 8, 11),
         widths: Sequence[int] = (96, 192, 384, 768),
         channels: int = 256,
+        refine_coarsest: bool = False,
         readout: Literal["project", "add", "ignore"] = "project",
         fusion_norm: bool = True,
         aux: bool = False,
@@ -167,7 +208,9 @@ class DPT(nn.Module):
             Reassemble(width, out, readout, factor) for out, factor in zip(widths, (4, 2, 1, 0.5), strict=True)
         )
         self.convs = nn.ModuleList(nn.Conv2d(given, channels, 3, padding=1, bias=False) for given in widths)
-        self.fusion = nn.ModuleList(Fusion(channels, norm=fusion_norm, has_skip=number > 0) for number in range(4))
+        self.fusion = nn.ModuleList(
+            Fusion(channels, norm=fusion_norm, has_skip=number > 0 or refine_coarsest) for number in range(4)
+        )
         self.head = Head(channels, num_classes, dropout)
         self.aux_head = Head(channels, num_classes, dropout) if aux else None
         self.align_corners = align_corners
@@ -226,11 +269,13 @@ class Fusion(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """(B, D, h, w), and a skip of about that size -> (B, D, 2h, 2w)."""
-        if self.skip is not None and skip is not None:
+        """(B, D, h, w), and a skip of about that size -> (B, D, 2h, 2w). Nothing is below the coarsest map, which comes alone."""
+        if skip is not None and self.skip is not None:
             # odd sizes do not double exactly; equal ones stay as they are
             skip = F.interpolate(skip, x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + self.skip(skip)
+        elif self.skip is not None:
+            x = self.skip(x)
         x = self.project(self.refine(x))  # a 1x1 convolution commutes with upsampling
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 

@@ -1,16 +1,17 @@
-"""DPT beside mmsegmentation's and transformers'."""
+"""DPT beside mmsegmentation's, transformers' and smp's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trimask.networks.dpt import DPT
+from trimask.networks.dpt import AS_SMP, DPT
 from trimask.parity.linear import WIDTH
-from trimask.parity.references import mmseg, transformers
+from trimask.parity.references import mmseg, smp, transformers
 from trimask.parity.row import Count, Published, Row
 
 NUM_CLASSES, CHANNELS, WIDTHS, LEVELS = 5, 32, (16, 24, 32, 48), (1, 2, 4, 5)
@@ -79,7 +80,52 @@ def _answers(network: Any, images: Tensor) -> list[Tensor]:
     return [network.head.head[:-1](maps[-1]), network.auxiliary_head(maps[-1])]
 
 
-ROWS = [_mmseg("project"), _mmseg("add"), _mmseg("ignore"), _transformers(norm=True), _transformers(norm=False)]
+def _smp(readout: str) -> Row:
+    reference = smp(
+        "DPT",
+        "tu-test_vit",
+        classes=NUM_CLASSES,
+        encoder_output_indices=list(LEVELS),
+        decoder_readout="cat" if readout == "project" else readout,
+        decoder_intermediate_channels=WIDTHS,
+        decoder_fusion_channels=CHANNELS,
+        dynamic_img_size=True,
+    )
+    return Row(
+        DPT,
+        {**OURS, **AS_SMP, "widths": WIDTHS, "readout": readout},
+        variant=f"ViT of 6 blocks, {readout}",
+        source="smp_timm",
+        reference=replace(reference, build=lambda: _balanced(reference.build()), answers=_answers_of_smp),
+        sizes=((64, 96), (96, 160), (160, 160)),  # multiples of 32, which are all it takes
+        exact=1e-6,  # timm resizes positions in fp32
+        inert=(r"^encoder\.model\.(norm|fc_norm|head)\.",),
+        surplus=-(2 * WIDTH + 1000 * (WIDTH + 1)),  # its last norm, and a classifier of ImageNet
+    )
+
+
+@torch.no_grad()
+def _balanced(network: Any) -> Any:
+    """With a class token that is more than a millionth, and logits about 1: its maps grow from one fusion to the next."""
+    network.encoder.model.cls_token.normal_()
+    network.segmentation_head.head[-1].weight.mul_(0.1)
+    return network
+
+
+def _answers_of_smp(network: Any, images: Tensor) -> list[Tensor]:
+    """The logits before their last upsampling."""
+    return [network.segmentation_head.head(network.decoder(*network.encoder(images)))]
+
+
+ROWS = [
+    _mmseg("project"),
+    _mmseg("add"),
+    _mmseg("ignore"),
+    _transformers(norm=True),
+    _transformers(norm=False),
+    _smp("project"),
+    _smp("add"),
+]
 COUNTS = [
     Count(
         DPT,
