@@ -100,7 +100,7 @@ sweep: $(READY) $(ENGINE) ## search settings: SWEEP=name (configs/sweeps) [COUNT
 		$(if $(NEW),--new) $(ARGS)
 
 .PHONY: sweep-check
-sweep-check: $(READY) ## whether keys, values and metric of sweeps exist, before any training: [SWEEP=name]
+sweep-check: $(READY) $(ENGINE) ## whether keys, values and metric of sweeps exist, before any training: [SWEEP=name]
 	@$(TRIMASK) sweep $(SWEEP) --check $(ARGS)
 
 .PHONY: compare

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -298,9 +299,36 @@ def test_the_command(capsys):
     assert len(list(Path("runs/sweeps").iterdir())) == 2, "the old one is set aside"
 
 
+@needs_engine
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parameters": {"lr": {"min": 0.1, "max": 0.01}}}, "min 0.1 is not less than max 0.01"),
+        ({"parameters": {"lr": {"distribution": "loguniform", "min": 1, "max": 2}}}, "is not valid"),
+        ({"early_terminate": "soon"}, "'soon' is not valid"),
+        ({"run_cap": "x"}, "'x' is not of type 'integer'"),
+    ],
+)
+def test_a_check_tells_what_the_schema_refuses(changes, said, monkeypatch, capsys):
+    monkeypatch.setattr("trimask.sweep.command.check", lambda plan: [])
+    plan(**changes)
+    assert main(["sweep", "mine.yaml", "--check"]) == 1
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+@needs_engine
+def test_a_distribution_by_its_exponents_is_no_mistake():
+    given = plan("random", {"lr": {"distribution": "log_uniform", "min": -5, "max": -2}})
+    assert engine.violations(given) == []
+    assert math.exp(-5) <= engine.propose(given, [])["lr"] <= math.exp(-2)
+
+
 def test_without_the_engine_the_way_to_it_is_said(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sweeps", None)
     plan()
     assert main(["sweep", "mine.yaml"]) == 2
     said = " ".join(capsys.readouterr().out.split())
     assert "pip install --no-deps -r requirements-sweeps.txt" in said
+    monkeypatch.setattr("trimask.sweep.command.check", lambda plan: [])
+    assert main(["sweep", "mine.yaml", "--check"]) == 0
+    assert "W&B's schema is left out" in " ".join(capsys.readouterr().out.split())

@@ -1,6 +1,7 @@
 """A sweep with a W&B server, up to the call that would go over the network."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from trimask.cli import main
 from trimask.sweep import online
-from trimask.sweep.online import agent_command, is_online, shares, sweep_config
+from trimask.sweep.online import agent_command, is_online, run_online, shares, sweep_config
 from trimask.sweep.plan import read
 
 METRIC = {"name": "val/miou", "goal": "maximize"}
@@ -46,7 +47,8 @@ def test_what_the_server_is_told(plan):
 
 def test_the_agents_command(plan):
     assert agent_command(plan, "abc", "mine", 5) == [
-        *(sys.executable, "-m", "wandb", "agent", "--project", "mine", "--count", "5", "abc")
+        *(sys.executable, "-m", "wandb", "agent", "--forward-signals"),
+        *("--project", "mine", "--count", "5", "abc"),
     ]
     assert "--count" not in agent_command(plan, "abc", "mine", None)
 
@@ -91,6 +93,30 @@ def test_a_sweep_is_made_once_and_gone_on_with(plan, monkeypatch):
     for _, environment in started:
         assert environment["WANDB_AGENT_DISABLE_FLAPPING"] == "true"
         assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_it_does_not_leave_agents_behind(plan, monkeypatch):
+    (plan.place / "wandb_sweep").parent.mkdir(parents=True)
+    (plan.place / "wandb_sweep").write_text("abc")
+    program = "import os, time; os.kill(os.getppid(), 15); time.sleep(600)"
+    monkeypatch.setattr(online, "agent_command", lambda *_: [sys.executable, "-c", program])
+    started = []
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_online(plan, "mine", count=2, jobs=2)
+    assert started
+    assert {agent.poll() for agent in started} == {-signal.SIGTERM}
+
+
+def test_the_agent_knows_the_options_that_it_is_given():
+    """W&B's own, of the version that is installed."""
+    from wandb.cli.cli import agent
+
+    known = {option for parameter in agent.params for option in parameter.opts}
+    assert {"--forward-signals", "--project", "--entity", "--count"} <= known
 
 
 def test_the_agent_fills_in_what_a_trial_needs(plan):

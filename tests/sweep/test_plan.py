@@ -75,7 +75,12 @@ def test_values_that_a_check_tries(given, expected):
         ({"metric": {"name": "val/miou"}}, "maximize or minimize"),
         ({"parameters": {}}, "lacks `parameters:`"),
         ({"parameters": {"model": {"parameters": {"lr": {"value": 1}}}}}, "write one dotted key for each"),
-        ({"parameters": {"model.lr": 3}}, "needs value, values, or a distribution"),
+        ({"parameters": {"model.lr": 3}}, "needs value, a list of values, or a distribution"),
+        ({"parameters": {"model.lr": {"values": []}}}, "needs value, a list of values, or a distribution"),
+        ({"parameters": {"model.lr": {"values": 5}}}, "needs value, a list of values, or a distribution"),
+        ({"parameters": {"model.lr": {"min": 0.1}}}, "needs value, a list of values, or a distribution"),
+        ({"parameters": {"model.lr": {"min": "1e-4", "max": 1}}}, "the numbers min and max"),
+        ({"parameters": {"model.lr": {"mu": 0.1}}}, "mu and sigma"),
     ],
 )
 def test_what_is_no_sweep(write, changes, said):

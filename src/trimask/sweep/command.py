@@ -64,12 +64,21 @@ def _positive(text: str) -> int:
 def _check(plans: list[SweepPlan]) -> int:
     status = 0
     for plan in plans:
-        complaints = check(plan)
+        complaints = [*_refused(plan), *check(plan)]
         status = 1 if complaints else status
         console.print(f"{plan.name}: {'ok' if not complaints else ''}", highlight=False)
         for complaint in complaints:
             console.print(f"  {complaint}", highlight=False, markup=False, soft_wrap=True)
     return status
+
+
+def _refused(plan: SweepPlan) -> list[str]:
+    """By W&B's schema, where its engine is installed; a W&B server looks for itself."""
+    try:
+        return [f"W&B's schema refuses it: {found}" for found in engine.violations(plan)]
+    except UsageError as error:
+        console.print(f"{plan.name}: W&B's schema is left out. {error}", highlight=False, markup=False, soft_wrap=True)
+        return []
 
 
 def _prepare(plan: SweepPlan, *, anew: bool) -> None:

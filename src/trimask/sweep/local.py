@@ -79,8 +79,10 @@ class LocalSweep:
     def _start(self, one: Trial) -> None:
         arguments = fit_arguments(self.plan, one)
         slot = min(set(range(self.jobs)) - {running.slot for running in self._children.values()})
+        one.pid, one.state, one.why = None, State.RUNNING, ""
+        one.save()  # a kill before the next line leaves a trial that has not begun, instead of none
         child = Child(arguments, one.file("folder"), log=one.file("log"), environment=share_of_devices(slot, self.jobs))
-        one.pid, one.state, one.why = child.process.pid, State.RUNNING, ""
+        one.pid = child.process.pid
         one.save()
         self._children[one.number] = _Running(child, slot, time.monotonic())
         goes_on = " goes on" if any(entry.startswith("--ckpt_path") for entry in arguments) else ""

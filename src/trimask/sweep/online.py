@@ -14,6 +14,7 @@ from typing import Any
 import wandb
 
 from trimask.errors import UsageError
+from trimask.run.child import politely_ended
 from trimask.run.console import console
 from trimask.run.launch import has_wandb_key
 from trimask.sweep.local import share_of_devices
@@ -38,7 +39,19 @@ def sweep_config(plan: SweepPlan) -> dict[str, Any]:
 def agent_command(plan: SweepPlan, sweep_id: str, project: str, count: int | None) -> list[str]:
     entity = ["--entity", plan.config["entity"]] if "entity" in plan.config else []
     limit = ["--count", str(count)] if count else []
-    return [sys.executable, "-m", "wandb", "agent", "--project", project, *entity, *limit, sweep_id]
+    # Trials are in process groups of their own, where neither Ctrl-C nor the end of their agent would reach them.
+    return [
+        sys.executable,
+        "-m",
+        "wandb",
+        "agent",
+        "--forward-signals",
+        "--project",
+        project,
+        *entity,
+        *limit,
+        sweep_id,
+    ]
 
 
 def run_online(plan: SweepPlan, project: str, *, count: int | None, jobs: int) -> int:
@@ -46,17 +59,18 @@ def run_online(plan: SweepPlan, project: str, *, count: int | None, jobs: int) -
     all. Returns the first exit code that is not 0."""
     sweep_id = _sweep_id(plan, project)
     counts = [None] * jobs if count is None else shares(count, jobs)
-    agents = []
-    for slot, share in enumerate(counts):
-        environment = {**os.environ, **AGENT_ENVIRONMENT, **share_of_devices(slot, jobs)}
-        agents.append(subprocess.Popen(agent_command(plan, sweep_id, project, share), env=environment))
-    try:
-        return next((status for status in [agent.wait() for agent in agents] if status), 0)
-    finally:
-        for agent in agents:
-            if agent.poll() is None:
-                agent.terminate()
-                agent.wait()
+    agents: list[subprocess.Popen[bytes]] = []
+    with politely_ended():
+        try:
+            for slot, share in enumerate(counts):
+                environment = {**os.environ, **AGENT_ENVIRONMENT, **share_of_devices(slot, jobs)}
+                agents.append(subprocess.Popen(agent_command(plan, sweep_id, project, share), env=environment))
+            return next((status for status in [agent.wait() for agent in agents] if status), 0)
+        finally:
+            for agent in agents:
+                if agent.poll() is None:
+                    agent.terminate()
+                    agent.wait()
 
 
 def shares(count: int, jobs: int) -> list[int]:

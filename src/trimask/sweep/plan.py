@@ -118,10 +118,19 @@ def _plan(path: Path, config: dict[str, Any]) -> SweepPlan:
 def _require_parameter(path: Path, key: str, given: Any) -> None:
     if isinstance(given, Mapping) and "parameters" in given:
         raise UsageError(f"{path}: {key} nests `parameters:`; write one dotted key for each, e.g. {key}.<name>.")
-    if not isinstance(given, Mapping) or not given.keys() & {"value", "values", "min", "mu"}:
+    if not isinstance(given, Mapping) or not ("value" in given or _is_list(given) or _is_distribution(given)):
         raise UsageError(
-            f"{path}: {key} needs value, values, or a distribution (min and max, or mu and sigma); it is {given!r}."
+            f"{path}: {key} needs value, a list of values, or a distribution (the numbers min and max, or mu and sigma); it "
+            f"is {given!r}."
         )
+
+
+def _is_list(given: Mapping[str, Any]) -> bool:
+    return isinstance(given.get("values"), list) and bool(given["values"])
+
+
+def _is_distribution(given: Mapping[str, Any]) -> bool:
+    return any(all(type(given.get(end)) in (int, float) for end in ends) for ends in (("min", "max"), ("mu", "sigma")))
 
 
 def trial_values(given: Mapping[str, Any]) -> list[Any]:
