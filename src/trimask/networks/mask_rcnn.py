@@ -16,7 +16,8 @@ In training the network answers a `RegionDraft`, since what its second stage loo
 
 **Deviations**
 - Pictures are not resized inside; that is for transforms and for `inference`.
-- Of a training batch all pictures are as large as the padded one, whose padding is background.
+- Of a training batch all pictures are as large as the padded one, whose padding is black, and background; there it has the mean
+  color, and boxes are clipped to each picture.
 - Parts: see `layers.regions`; answers: see `decode.boxes` and `decode.regions`.
 """
 
