@@ -41,11 +41,14 @@ def test_what_is_kept_comes_back_in_the_order_of_the_names():
     assert metric.kept() == {}
 
 
-def test_a_name_counts_once():
+def test_two_pictures_of_one_name_are_refused():
     metric = Kept()
-    for value in (1, 2):
-        metric.update([value], [], name="a")
+    metric.update([1], [], name="a")
+    with pytest.raises(ValueError, match="Two pictures have the name 'a'"):
+        metric.update([2], [], name="a")
     assert [array.tolist() for array in metric.compute()["a"]] == [[1], []]
+    metric.reset()
+    metric.update([2], [], name="a")
 
 
 def test_the_number_of_fields_is_checked():

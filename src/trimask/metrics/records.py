@@ -20,7 +20,7 @@ _HEADER = np.dtype(np.int64)
 
 
 class PictureRecords(Metric):
-    """Keeps records by the name of the picture; a name that comes again, as from a padded sampler, counts once.
+    """Keeps records by the name of the picture; one that another process has seen as well, as with a padded sampler, counts once.
 
     The state is not part of a module's `state_dict` unless `.persistent(True)` is called (torchmetrics' rule).
     """
@@ -37,9 +37,23 @@ class PictureRecords(Metric):
         super().__init__(dist_sync_fn=_gather_bytes)
         # Flat, because torchmetrics can gather from a process that has seen no picture only if the state has one axis.
         self.add_state("records", [], dist_reduce_fx="cat")
+        self._names: set[str] = set()
+
+    def reset(self) -> None:
+        super().reset()
+        self._names = set()
 
     def keep(self, name: str, *arrays: NDArray[Any]) -> None:
-        """Args: arrays: one a field, of any shape; they come back flat."""
+        """Args: arrays: one a field, of any shape; they come back flat.
+
+        Raises:
+            ValueError: this process has kept a picture of this name.
+        """
+        if name in self._names:
+            raise ValueError(
+                f"Two pictures have the name {name!r}, and one would be counted for both; a data set names each differently."
+            )
+        self._names.add(name)
         parts = [name.encode(), *(np.asarray(a, kind).tobytes() for a, kind in zip(arrays, self.fields, strict=True))]
         header = np.array([len(part) for part in parts], _HEADER).tobytes()
         record = np.frombuffer(bytearray(b"".join([header, *parts])), np.uint8)
