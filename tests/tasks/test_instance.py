@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trimask.data import SegmentationDataModule
 from trimask.data.datamodule import collate
 from trimask.inference import Inference
-from trimask.metrics import AveragePrecision, bootstrap_intervals
+from trimask.metrics import AveragePrecision, PanopticQuality, bootstrap_intervals
 from trimask.outputs import DenseOutput
 from trimask.tasks import InstanceModule
 from trimask.types import ClassSpec, Instances, Sample
@@ -139,6 +139,10 @@ def test_what_cannot_be_is_refused():
 
     with pytest.raises(ValueError, match=r"InstanceModule needs .* \.instances\(\); Dense answers DenseOutput"):
         module(network=Dense)
+    with pytest.raises(
+        ValueError, match="PanopticQuality measures answers to panoptic; this task asks for 'instances'"
+    ):
+        module(metric=PanopticQuality)
     with pytest.raises(ValueError, match="none of this data set is: sky, sea"):
         module(ClassSpec(["sky", "sea"]))
     with pytest.raises(ValueError, match="answers semantic"):

@@ -136,3 +136,20 @@ def test_details_that_the_output_does_not_take_are_refused():
         ValueError, match=r"score_threshold, which BrightOutput\.panoptic does not take; it takes nothing"
     ):
         PanopticModule(CLASSES, Bright, nn.Identity(), details={"score_threshold": 0.5})
+
+
+def test_an_evaluation_that_was_broken_off_leaves_nothing_behind():
+    class Breaking(PanopticModule):
+        broken = False
+
+        def update_metric(self, metric, answer, target, name):
+            super().update_metric(metric, answer, target, name)
+            if name == "picture 1" and not self.broken:
+                self.broken = True
+                raise RuntimeError("broken off")
+
+    task = Breaking(CLASSES, Bright, nn.Identity())
+    with pytest.raises(RuntimeError, match="broken off"):
+        validated(task)
+    assert validated(task)["val/pq"] == validated(module())["val/pq"]
+    assert task.last_scores.pictures.names == tuple(f"picture {index}" for index in range(4))

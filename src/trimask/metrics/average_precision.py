@@ -188,6 +188,8 @@ class AveragePrecision(PictureRecords):
         boundary: for Boundary AP, the width of boundaries in diagonals of the picture: 0.02 in the paper.
     """
 
+    questions = frozenset({"instances"})
+
     # height and width; label, is_crowd and code's length of each truth; label and code's length of each prediction;
     # score and box of each prediction; the codes
     fields = (np.int32, np.int32, np.int32, np.float64, np.uint8)

@@ -179,6 +179,7 @@ class SemanticConfusion(Metric):
     full_state_update = False
     higher_is_better = True
     is_differentiable = False
+    questions = frozenset({"semantic"})
 
     confusion: Tensor
     rows: list[Tensor]

@@ -164,6 +164,8 @@ class PanopticQuality(PictureRecords):
         boundary: for Boundary PQ, the width of boundaries in diagonals of the picture: 0.02 in the paper.
     """
 
+    questions = frozenset({"panoptic"})
+
     fields = (np.int32, np.float64)  # labels that occur; their sums (4, number of labels)
 
     def __init__(self, classes: ClassSpec, *, boundary: float | None = None) -> None:

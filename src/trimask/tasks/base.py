@@ -25,13 +25,16 @@ from torchmetrics import Metric
 from trimask.inference import Inference
 from trimask.metrics import Measure, Slices
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
-from trimask.tasks.further import FurtherMeasures, FurtherScores
+from trimask.tasks.further import FurtherMeasures, FurtherScores, require_fit
 from trimask.tasks.sharding import gather_weights, release_weights, shard
 from trimask.tasks.tables import Breakdown
 from trimask.tasks.weights import different_classes, load_network_weights
 from trimask.types import Batch, ClassSpec, Size, Target
 
 log = logging.getLogger("trimask")
+
+QUESTIONS = ("semantic", "instances", "panoptic")  # methods of outputs
+TOLD = {"self", "size", "classes"}  # arguments of these methods that no setting may give
 
 
 class Frequencies(NamedTuple):
@@ -56,6 +59,7 @@ class SegmentationModule(L.LightningModule, ABC):
         inference: how pictures of any size go through the network in evaluation and prediction: whole (`size`, `short_side`,
             ...), in windows (`window`, `stride`), or looked at several times (`scales`, `flip`). See `trimask.inference`.
         details: what outputs are told with the question, by the names of their method's arguments, e.g. `score_threshold: 0.5`.
+            What belongs to another question of the same output is left out, so that an experiment can change its task.
         temperature: scores are given as if logits had been divided by it; answers stay. `trimask calibrate` finds it.
         optimizer: makes the optimizer for parameter groups. In YAML, a class path with lr, weight_decay, ...
         groups: learning rate and weight decay of the parts of the network.
@@ -116,6 +120,7 @@ class SegmentationModule(L.LightningModule, ABC):
             tell(self.question, classes)
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
+        require_fit(self.val_metric, self.question)
         self.val_further, self.test_further = (
             FurtherMeasures(measures or (), classes, question=self.question, slices=slices) for _ in range(2)
         )
@@ -125,17 +130,17 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"`inference` with windows, scales or a flip answers {' and '.join(sorted(self.inference.questions))}; "
                 f"{type(self).__name__} asks for {self.question!r}. Leave those settings out."
             )
-        self.details = details or {}
-        method = getattr(self.network.output, self.question)
-        parameters = inspect.signature(method).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        allowed = set(parameters) - {"self", "size", "classes"}
-        if not takes_all and (unknown := sorted(set(self.details) - allowed)):
+        output, given = self.network.output, details or {}
+        method = getattr(output, self.question)
+        self.details = {name: value for name, value in given.items() if _takes(method, name)}
+        self._for_others = sorted(given.keys() - self.details.keys())
+        methods = [getattr(output, question) for question in QUESTIONS if hasattr(output, question)]
+        if unknown := [name for name in self._for_others if not any(_takes(other, name) for other in methods)]:
             raise ValueError(
                 f"`details` has {', '.join(unknown)}, which {method.__qualname__} does not take; it takes "
-                f"{', '.join(sorted(allowed)) or 'nothing'}."
+                f"{', '.join(sorted(inspect.signature(method).parameters.keys() - TOLD)) or 'nothing'}."
             )
-        if not takes_all and (unknown := sorted(self.val_further.asks.keys() - allowed)):
+        if unknown := [name for name in sorted(self.val_further.asks) if not _takes(method, name)]:
             raise ValueError(
                 f"`measures` need answers with {', '.join(unknown)}, which {method.__qualname__} does not give."
             )
@@ -228,9 +233,14 @@ class SegmentationModule(L.LightningModule, ABC):
         return {"answers": answers}
 
     def on_validation_epoch_start(self) -> None:
-        gather_weights(self.network)
+        self._begin(self.val_metric, self.val_further)
 
     def on_test_epoch_start(self) -> None:
+        self._begin(self.test_metric, self.test_further)
+
+    def _begin(self, metric: Metric, further: FurtherMeasures) -> None:
+        metric.reset()  # an evaluation that was broken off has left its pictures
+        further.reset()
         gather_weights(self.network)
 
     def on_validation_epoch_end(self) -> None:
@@ -278,6 +288,8 @@ class SegmentationModule(L.LightningModule, ABC):
     # -- life in a checkpoint --------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if self._for_others:
+            log.info(f"Left out of `details`, as {self.question!r} does not take it: {', '.join(self._for_others)}.")
         offers = getattr(getattr(self.trainer, "datamodule", None), "offers", {self.question})
         if self.question not in offers:
             raise ValueError(
@@ -326,3 +338,10 @@ class SegmentationModule(L.LightningModule, ABC):
         if frequencies and getattr(self.criterion, "needs_frequencies", False):
             # A continued run keeps its class weights, whatever has become of the data.
             self._learn_frequencies(Frequencies(**frequencies))
+
+
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    """Whether a method of an output can be told this."""
+    parameters = inspect.signature(method).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return name not in TOLD and (takes_all or name in parameters)

@@ -55,7 +55,10 @@ class FurtherMeasures(nn.Module):
         self.measures: Any = nn.ModuleList(make(classes) for make in makers)
         self.tags, self.slices = PictureTags(), slices
         for measure in self.measures:
-            _require_fit(measure, question)
+            if not isinstance(measure, Measure):
+                kind = type(measure).__name__
+                raise ValueError(f"`measures` are subclasses of trimask.metrics.Measure; {kind} is none.")
+            require_fit(measure, question)
         kinds = [type(measure) for measure in self.measures]
         if double := [kind.__name__ for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"`measures` names {double[0]} more than once; their numbers would have the same names.")
@@ -100,13 +103,12 @@ class FurtherMeasures(nn.Module):
             metric.reset()
 
 
-def _require_fit(measure: Any, question: str) -> None:
-    kind = type(measure)
-    if not isinstance(measure, Measure):
-        raise ValueError(f"`measures` are subclasses of trimask.metrics.Measure; {kind.__name__} is none.")
-    if question not in measure.questions:
+def require_fit(metric: Metric, question: str) -> None:
+    """Raises ValueError for a metric that says of which questions it measures answers, and not of this one."""
+    questions: AbstractSet[str] = getattr(metric, "questions", {question})
+    if question not in questions:
         raise ValueError(
-            f"{kind.__name__} measures answers to {' or '.join(sorted(measure.questions))}; this task asks for {question!r}."
+            f"{type(metric).__name__} measures answers to {' or '.join(sorted(questions))}; this task asks for {question!r}."
         )
 
 
