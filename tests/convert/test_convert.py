@@ -125,6 +125,16 @@ def test_every_container(tmp_path, trained, write, classes):
     assert same(ours.state_dict(), trained)
 
 
+@pytest.mark.parametrize("labels", [{"1": "road", "2": "bus"}, {"0": "road", "00": "bus", "2": "sky"}, ["road"]])
+def test_labels_without_a_channel_are_refused(tmp_path, trained, labels):
+    folder = write_transformers(as_mmseg(trained), tmp_path)
+    (folder / "config.json").write_text(json.dumps({"id2label": labels}))
+    with pytest.raises(
+        ValueError, match=r"config\.json(: `id2label` names the labels .* to be 0 to 1| is not a config)"
+    ):
+        read_released(folder)
+
+
 def test_counters_that_old_files_lack_are_not_missed(tmp_path, trained):
     weights = {name: value for name, value in as_mmseg(trained).items() if "num_batches_tracked" not in name}
     ours = fcn(seed=2)
@@ -370,7 +380,7 @@ def test_a_file_of_torchvision(tmp_path):
     from trimask.parity.fcn import ROWS
     from trimask.parity.row import normalized
 
-    row = ROWS[0]
+    row = next(row for row in ROWS if row.source == "torchvision")
     _, theirs = row.pair()
     torch.save(theirs.state_dict(), tmp_path / "fcn_resnet50.pth")
     arguments = ["--arg=num_classes=5", "--arg=num_convs=1", "--arg=concat_input=false", "--without=aux_head"]

@@ -158,9 +158,15 @@ def _classes_beside(path: Path) -> tuple[str, ...] | None:
         return None
     try:
         labels = json.loads(config.read_text()).get("id2label") or {}
-        names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        by_label = {int(key): str(name) for key, name in labels.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{config} is not a configuration of transformers: {error}") from error
+    if sorted(by_label) != list(range(len(by_label))):
+        raise ValueError(
+            f"{config}: `id2label` names the labels {listed([str(label) for label in sorted(by_label)])}; they are to be 0 to {len(by_label) - 1}, "
+            "so that each channel has its name."
+        )
+    names = tuple(by_label[label] for label in range(len(by_label)))
     return None if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
