@@ -162,9 +162,9 @@ def _classes_beside(path: Path) -> tuple[str, ...] | None:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{config} is not a configuration of transformers: {error}") from error
     if sorted(by_label) != list(range(len(by_label))):
+        given = listed([str(label) for label in sorted(by_label)])
         raise ValueError(
-            f"{config}: `id2label` names the labels {listed([str(label) for label in sorted(by_label)])}; they are to be 0 to {len(by_label) - 1}, "
-            "so that each channel has its name."
+            f"{config}: `id2label` names the labels {given}; they are to be 0 to {len(by_label) - 1}, one for each channel."
         )
     names = tuple(by_label[label] for label in range(len(by_label)))
     return None if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
