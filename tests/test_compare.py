@@ -42,6 +42,20 @@ def a_run(name, pictures=None, split="val", task="SemanticModule"):
     return str(folder.path)
 
 
+def without_metrics(name, text):
+    folder = RunFolder(Path(a_run(name, scores(0.9, 1))))
+    folder.metrics.unlink()
+    if text is not None:
+        folder.metrics.write_text(text)
+    return str(folder.path)
+
+
+def damaged(name, content):
+    folder = RunFolder(Path(a_run(name)))
+    folder.pictures.write_bytes(content)
+    return str(folder.path)
+
+
 def said(capsys):
     return " ".join(capsys.readouterr().out.split())
 
@@ -94,12 +108,22 @@ def test_a_run_of_released_weights_is_compared_without_panels(capsys):
     assert "No panels: " in said(capsys)
 
 
+def test_what_is_no_number_of_panels(capsys):
+    assert main(["compare", "a", "b", "--panels=-3"]) == 2
+    assert "'-3' is no number of pictures" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("other", "text"),
     [
         (lambda: a_run("b"), "validate it again"),
         (lambda: a_run("b", scores(0.9, 1), split="test"), "on the val split, "),
         (lambda: a_run("b", scores(0.9, 1, [f"q{i}" for i in range(NUM_PICTURES)])), "needs the same pictures"),
+        (lambda: without_metrics("b", None), "has no metrics.csv with scores"),
+        (lambda: without_metrics("b", ""), "has no metrics.csv with scores"),
+        (lambda: damaged("b", b""), "pictures.npz does not hold the scores of pictures"),
+        (lambda: damaged("b", b"no archive"), "pictures.npz does not hold the scores of pictures"),
+        (lambda: damaged("b", b"PK\x03\x04 cut off"), "pictures.npz does not hold the scores of pictures"),
         (lambda: "nowhere", "No run of nowhere has a best.ckpt"),
     ],
 )

@@ -76,6 +76,12 @@ def test_no_value_wins_no_validation():
     assert command.best_scores(folder)["val/miou"] == 0.9
 
 
+def test_a_run_that_logged_nothing_has_no_result():
+    folder = train(["--model.seed=1"], {"model": {"class_path": "trimask.tasks.SemanticModule"}})[1]
+    folder.metrics.unlink()
+    assert command.best_scores(folder) == {}
+
+
 @pytest.mark.parametrize("given", ["", "1,1", "1,x", "-1"])
 def test_what_is_no_list_of_seeds(given, capsys):
     assert main(["seeds", "--exp", "x", f"--seeds={given}"]) == 2

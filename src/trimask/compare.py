@@ -62,9 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             name, help="a run's folder, that of one of its evaluations, or an experiment (its newest run)"
         )
-    parser.add_argument("--panels", type=int, default=8, help="pictures to draw, those that differ most; 0 draws none")
+    parser.add_argument(
+        "--panels", type=_number, default=8, help="pictures to draw, those that differ most; 0 draws none"
+    )
     parser.add_argument("--out", type=Path, help="folder for the results; by default a new one in runs/compare")
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pictures; give 0 or more")
+    return int(text)
 
 
 # --- what is compared ---
@@ -90,11 +98,21 @@ def _measured(name: str) -> Measured:
     if not folder.config.is_file():
         raise UsageError(f"{name} is no folder of a run: it has no config.yaml.")
     config = yaml.safe_load(folder.config.read_text())
-    with folder.metrics.open(newline="") as file:
-        is_test = any(column.startswith("test/") for column in next(csv.reader(file)))
     outer = RunFolder(folder.path.resolve().parents[1])  # of an evaluation, the run that it measured
     run = outer if outer.config.is_file() else folder
-    return Measured(folder, run, pictures.load(folder.pictures), config, headline(config), "test" if is_test else "val")
+    return Measured(folder, run, pictures.load(folder.pictures), config, headline(config), _split(folder))
+
+
+def _split(folder: RunFolder) -> str:
+    """Whose numbers were logged. Raises: UsageError: nobody's."""
+    header = folder.metrics.read_text().partition("\n")[0] if folder.metrics.is_file() else ""
+    stages = {column.partition("/")[0] for column in header.split(",")}
+    for split in ("test", "val"):
+        if split in stages:
+            return split
+    raise UsageError(
+        f"{folder.path} has no metrics.csv with scores: it was not validated, or logged nothing (trainer.logger=false)."
+    )
 
 
 # --- telling ---

@@ -207,7 +207,7 @@ class _Measurement:
         scores = _scores(folder)
         told = replace(told, run=_relative(folder.path), scores=scores, seconds=seconds, time=_now())
         if self.metric not in scores:
-            known = ", ".join(sorted(scores))
+            known = ", ".join(sorted(scores)) or "none, because trainer.logger is false"
             return replace(told, why=f"{self.metric} is not among the numbers that were logged: {known}")
         verdict, why = judge(self.baseline, scores[self.metric])
         interval = _interval(folder, self.metric.partition("/")[2])
@@ -224,6 +224,9 @@ def _training(run: RunFolder, seconds: float | None) -> dict[str, Any]:
 
 
 def _scores(folder: RunFolder) -> dict[str, float]:
+    """Nothing where nothing was logged."""
+    if not folder.metrics.is_file():
+        return {}
     with folder.metrics.open(newline="") as file:
         [row] = csv.DictReader(file)
     return {name: float(value) for name, value in row.items() if "/" in name and value}

@@ -67,6 +67,8 @@ def best_scores(folder: RunFolder) -> dict[str, float]:
     """What the validation of best.ckpt logged; nothing where there was none."""
     config = yaml.safe_load(folder.config.read_text())
     monitor = config["run"]["monitor"] or f"val/{headline(config)}"
+    if not folder.metrics.is_file():  # trainer.logger=false
+        return {}
     with folder.metrics.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get(monitor) and not np.isnan(float(row[monitor]))]
     if not rows:

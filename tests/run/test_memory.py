@@ -89,4 +89,5 @@ def test_what_is_out_of_memory():
     assert _asked_for(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")) == (
         " (2.00 GiB more were asked for)"
     )
+    assert is_out_of_memory(torch.AcceleratorError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))

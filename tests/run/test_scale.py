@@ -23,6 +23,13 @@ def test_a_batch_that_cannot_be_divided_is_refused():
         require_possible(divided, NONE, 16)
 
 
+@pytest.mark.parametrize("settings", [{"max_epochs": -1}, {"max_time": "00:01:00:00"}])
+def test_a_run_without_an_end_is_refused(settings):
+    with pytest.raises(ValueError, match=r"this one has no end: give --trainer\.max_epochs"):
+        require_possible(trainer(**settings), NONE, 4)
+    require_possible(trainer(**{"max_epochs": 3, **settings, "max_steps": 10}), NONE, 4)
+
+
 def test_synchronized_norms_on_many_processes_of_a_cpu_are_refused():
     many = trainer(devices=2, strategy="ddp", sync_batchnorm=True)
     with pytest.raises(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,11 +153,11 @@ def load(path: Path) -> Pictures:
         raise ValueError(
             f"There is no {path}: the run was made before runs kept their pictures' scores; validate it again."
         )
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
     try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
         kind = _kind(str(arrays.pop(_CLASS, "")))
-    except ValueError as error:
+    except (ValueError, EOFError, BadZipFile, ImportError) as error:
         raise ValueError(f"{path} does not hold the scores of pictures; validate the run again.") from error
     names = tuple(arrays.pop(_NAMES).tolist())
     return kind.from_arrays(names, arrays)

@@ -13,7 +13,12 @@ import lightning as L
 
 from trimask.errors import causes
 
-_SAID = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",  # of the driver, not of torch's allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 # How torch's loader tells that the machine has killed one of its processes for memory, or that /dev/shm was full.
 _WORKER = re.compile(r"DataLoader worker .*killed by signal: (Killed|Bus error)")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,8 +28,14 @@ def require_possible(trainer: Any, network: nn.Module, batch_size: int) -> None:
     Args: batch_size: pictures a step in all.
 
     Raises:
-        ValueError: the batch cannot be divided, or batch norms cannot be synchronized.
+        ValueError: the run has no end, the batch cannot be divided, or batch norms cannot be synchronized.
     """
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # what Lightning makes of `max_time`
+    if trainer.max_steps == -1 and (trainer.max_epochs == -1 or (trainer.max_epochs is None and timed)):
+        raise ValueError(
+            "the learning rate follows the whole run, and this one has no end: give --trainer.max_epochs or --trainer.max_steps; "
+            "trainer.max_time may end it earlier."
+        )
     processes, parts = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
     if batch_size % (processes * parts):
         raise ValueError(
