@@ -104,6 +104,11 @@ def test_every_kind_of_picture_gives_the_same_answer(pipeline, array, tmp_path):
         assert_same(pipeline(other), expected)
 
 
+def test_a_batch_has_a_picture(pipeline, array):
+    with pytest.raises(ValueError, match="`batch_size` is a number of pictures from 1 on; got 0"):
+        pipeline(array, batch_size=0)
+
+
 def test_gray_and_palette_pictures_are_seen_as_rgb(pipeline, array, tmp_path):
     gray = array[:, :, 0]
     expected = pipeline(np.repeat(gray[:, :, None], 3, axis=2))

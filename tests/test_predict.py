@@ -269,3 +269,32 @@ def test_results_are_never_overwritten_unasked(checkpoints, pictures, tmp_path, 
     assert (out / old).read_bytes() == b"old"
     predicted(checkpoints, task, pictures, out, "--overwrite")
     assert (out / old).read_bytes() != b"old"
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_others(checkpoints, pictures, coco, tmp_path):
+    whole = (pictures / "b.png").read_bytes()
+    (pictures / "b.png").write_bytes(whole[: len(whole) // 2])
+    given = ["--run", str(checkpoints["Instance"]), str(pictures), "--out", str(tmp_path / "out"), "--coco", str(coco)]
+    with pytest.raises(DataError, match=r"b\.png"):
+        predict.predict(given)
+    [row] = json.loads((tmp_path / "out" / "predictions.json").read_text())["pictures"]
+    assert row["picture"].endswith("a.png")
+    assert row["instances"]
+    assert len(json.loads((tmp_path / "out" / "coco_results.json").read_text())) == len(row["instances"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch_size", "0"], "--batch_size: it is a number from 1 on; got 0"),
+        (["--device", "cud"], "There is no device 'cud' here: "),
+        (["--device", "cpu:x"], "There is no device 'cpu:x' here: "),
+        (["--out", "{picture}"], "a.png is a file; name a folder"),
+    ],
+)
+def test_options_that_cannot_be_met(checkpoints, pictures, tmp_path, options, message):
+    options = [option.format(picture=pictures / "a.png") for option in options]
+    given = ["--run", str(checkpoints["Instance"]), str(pictures), "--out", str(tmp_path / "out"), *options]
+    with pytest.raises(ValueError, match=message):
+        predict.predict(given)
+    assert not (tmp_path / "out").exists()

@@ -66,7 +66,7 @@ class Pipeline:
     ) -> None:
         if precision not in ("32", "bf16"):
             raise ValueError(f"Pipeline precision is '32' or 'bf16'; got {precision!r}.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.module = module.eval().to(self.device)
         self.precision = precision
 
@@ -128,6 +128,8 @@ class Pipeline:
 
     def answers(self, pictures: Iterable[Picture], *, batch_size: int = 1, **details: Any) -> Iterator[Any]:
         """The task's own answers on the host, one a picture, lazily. Of class maps, `scores=True` adds probabilities."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` is a number of pictures from 1 on; got {batch_size}.")
         batch: list[Sample] = []
         for number, picture in enumerate(pictures):
             batch.append(_sample(picture, number))
@@ -153,6 +155,14 @@ class Pipeline:
             }
             for region in answer.regions()
         ]
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Raises ValueError if this machine does not have it."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or one that torch is not built for
+        raise ValueError(f"There is no device {str(name)!r} here: {str(error).splitlines()[0]}") from error
 
 
 def _to_host(answer: Any) -> Any:

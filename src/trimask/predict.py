@@ -13,7 +13,7 @@ from trimask.data.decode import read_image
 from trimask.data.files import PICTURE_SUFFIXES
 from trimask.errors import OptionParser, UsageError
 from trimask.pipeline import Pipeline, calibrated, rebuilt, task_of
-from trimask.results import FORMS, CocoIds, Form
+from trimask.results import FORMS, CocoIds, Form, Row
 from trimask.run.console import console
 from trimask.run.folder import RunFolder
 from trimask.tasks.weights import read_checkpoint
@@ -35,17 +35,19 @@ def predict(arguments: list[str]) -> int:
     pipeline = Pipeline(module, device=options.device, precision=options.precision)
     options.out.mkdir(parents=True, exist_ok=True)
     answers = pipeline.answers(pictures, batch_size=options.batch_size, **pipeline.module.scored_by)
-    rows = []
-    for picture, answer in zip(pictures, track(answers, "predicting", len(pictures), console=console), strict=True):
-        image = read_image(picture)
-        row = form.write(image, answer, plan[picture], classes)
-        rows.append({"picture": str(picture), "size": list(image.shape[:2]), **row})
-    told = {"classes": classes.to_config(), "run": str(options.run), "temperature": module.temperature}
-    summary = {**told, "pictures": rows}
-    (options.out / "predictions.json").write_text(json.dumps(summary, indent=1))
-    if ids and form.coco:
-        (options.out / form.coco_file).write_text(json.dumps(form.coco(rows, ids)))
-    console.print(f"{len(rows)} pictures -> {options.out}", highlight=False)
+    rows: list[Row] = []
+    try:
+        for picture, answer in zip(pictures, track(answers, "predicting", len(pictures), console=console), strict=True):
+            image = read_image(picture)
+            row = form.write(image, answer, plan[picture], classes)
+            rows.append({"picture": str(picture), "size": list(image.shape[:2]), **row})
+    finally:  # a picture that cannot be read, or an interruption, does not take along what is done
+        told = {"classes": classes.to_config(), "run": str(options.run), "temperature": module.temperature}
+        summary = {**told, "pictures": rows}
+        (options.out / "predictions.json").write_text(json.dumps(summary, indent=1))
+        if ids and form.coco:
+            (options.out / form.coco_file).write_text(json.dumps(form.coco(rows, ids)))
+        console.print(f"{len(rows)} of {len(pictures)} pictures -> {options.out}", highlight=False)
     return 0
 
 
@@ -66,10 +68,18 @@ def _parser() -> argparse.ArgumentParser:
         help="a COCO file that names the pictures and categories; also writes COCO's own file of results with its ids",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    parser.add_argument("--batch_size", type=int, default=1, help="pictures that go through the network together")
+    parser.add_argument("--batch_size", type=_count, default=1, help="pictures that go through the network together")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     return parser
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on, as argparse takes types."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it is a number from 1 on; got {text}")
+    return number
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
@@ -122,6 +132,8 @@ def _files(options: argparse.Namespace, form: Form, picture: Path) -> dict[str, 
 
 
 def _refuse_to_overwrite(options: argparse.Namespace, form: Form, plan: dict[Path, dict[str, Path]]) -> None:
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a file; name a folder for the results.")
     names = ["predictions.json", *([form.coco_file] if options.coco else [])]
     targets = [options.out / name for name in names] + [file for files in plan.values() for file in files.values()]
     there = [file for file in targets if file.exists()]
