@@ -76,6 +76,14 @@ def test_no_value_wins_no_validation():
     assert command.best_scores(folder)["val/miou"] == 0.9
 
 
+def test_a_group_goes_on_with_no_run(capsys):
+    """Or all seeds would write into one folder."""
+    STARTED.clear()
+    assert main(["seeds", "--exp", "x", "--seeds", "1,2", "--ckpt_path", "last"]) == 2
+    assert "Each run of a group begins anew" in " ".join(capsys.readouterr().out.split())
+    assert STARTED == []
+
+
 def test_a_run_that_logged_nothing_has_no_result():
     folder = train(["--model.seed=1"], {"model": {"class_path": "trimask.tasks.SemanticModule"}})[1]
     folder.metrics.unlink()

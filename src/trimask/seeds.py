@@ -20,7 +20,7 @@ import yaml
 from rich.table import Table
 
 from trimask import experiments
-from trimask.errors import OptionParser
+from trimask.errors import OptionParser, UsageError
 from trimask.run.build import headline
 from trimask.run.child import run_to_its_end
 from trimask.run.console import console
@@ -31,6 +31,11 @@ SETTINGS = ("seed_everything", "data.seed", "model.seed")  # initial weights; or
 
 def seeds(arguments: list[str]) -> int:
     options, overrides = _parser().parse_known_args(arguments)
+    if any(override.startswith("--ckpt_path") for override in overrides):
+        raise UsageError(
+            "Each run of a group begins anew; of --ckpt_path (RESUME=1) all of them would be one run. To go on with one that was "
+            f"killed: python -m trimask fit --exp {options.exp} --ckpt_path <its last.ckpt>."
+        )
     experiment = experiments.find(options.exp)
     found: dict[int, RunFolder] = {}
     for number, seed in enumerate(options.seeds, 1):
