@@ -61,6 +61,11 @@ def naive_masks(target):
     return masks
 
 
+@pytest.mark.parametrize(("num_classes", "expected"), [(255, 255), (256, -1)])
+def test_the_ignored_label_is_no_class(num_classes, expected):
+    assert ClassSpec([str(number) for number in range(num_classes)]).ignore_index == expected
+
+
 def naive_semantic(target, ignore_index):
     classes = np.full(target.size, ignore_index, np.int64)
     for layer in target.segments.numpy():

@@ -37,7 +37,8 @@ class ClassSpec:
         names: one name a class, in label order; non-empty and unique.
         things: labels of the countable classes; all other classes are stuff.
         colors: (C, 3) RGB in 0..255; by default a fixed palette of well separated hues.
-        ignore_index: the label that a semantic map carries where nothing is annotated; outside 0..C-1.
+        ignore_index: the label that a semantic map carries where nothing is annotated; outside 0..C-1. By default 255, or -1
+            for more than 255 classes.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class ClassSpec:
         *,
         things: Iterable[int] = (),
         colors: Sequence[Sequence[int]] | NDArray[np.uint8] | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
     ) -> None:
         self.names = tuple(str(name) for name in names)
         self.things = frozenset(int(label) for label in things)
-        self.ignore_index = int(ignore_index)
+        self.ignore_index = (255 if len(self.names) <= 255 else -1) if ignore_index is None else int(ignore_index)
         if not self.names:
             raise ValueError("A class list needs at least one class; got none. Name the classes in label order.")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})

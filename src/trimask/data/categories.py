@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -150,5 +150,4 @@ def class_spec(chosen: CategoryMap, stuff: Sequence[str] = ()) -> ClassSpec:
         colors = distinct_colors(len(names))
         colors[: len(chosen.colors)] = chosen.colors
     things = [label for label in chosen.things if names[label] not in stuff]
-    settings: dict[str, Any] = {"things": things, "colors": colors}
-    return ClassSpec(names, **settings, ignore_index=255 if len(names) <= 255 else -1)
+    return ClassSpec(names, things=things, colors=colors)

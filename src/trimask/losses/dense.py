@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from trimask.decode.strips import Rows, RowUpsampling, best_layout, over_channels, row_strips, strip_bytes
 from trimask.losses.class_weights import ClassFrequencies
 from trimask.outputs import DenseOutput
-from trimask.types import Target
+from trimask.types import ClassSpec, Target
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class DenseCriterion(nn.Module):
         terms: the losses on the main logits; their names differ.
         aux_weight: factor on the sum over auxiliary heads.
         aux_terms: the losses on every auxiliary head; by default `terms`.
-        ignore_index: label of pixels that count nowhere; not a class.
+        ignore_index: label of segments that count as unlabelled; not a class. By default that of the data.
         strip_bytes: size of one strip of upsampled logits in bytes; by default what suits the device.
     """
 
@@ -215,7 +215,7 @@ class DenseCriterion(nn.Module):
         *,
         aux_weight: float = 0.4,
         aux_terms: list[DenseTerm] | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         strip_bytes: int | None = None,
     ) -> None:
         super().__init__()
@@ -228,7 +228,8 @@ class DenseCriterion(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.aux_terms = self.terms if aux_terms is None else nn.ModuleList(aux_terms)
         self.aux_weight = aux_weight
-        self.ignore_index = ignore_index
+        self.ignore_index = 255 if ignore_index is None else ignore_index
+        self._follows_data = ignore_index is None
         self.strip_bytes = strip_bytes
 
     def forward(self, output: DenseOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -252,6 +253,11 @@ class DenseCriterion(nn.Module):
             heads = [score(logits, self.aux_terms).sum() for logits in output.aux]
             answer["aux"] = self.aux_weight * torch.stack(heads).sum()
         return answer
+
+    def set_question(self, question: str, classes: ClassSpec) -> None:
+        """Told once by the task: what it asks for, of which classes."""
+        if self._follows_data:
+            self.ignore_index = classes.ignore_index
 
     @property
     def needs_frequencies(self) -> bool:

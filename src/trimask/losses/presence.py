@@ -44,7 +44,7 @@ class PresenceCriterion(DenseCriterion):
         presence_weight: float = 0.2,
         aux_weight: float = 0.4,
         aux_terms: list[DenseTerm] | None = None,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
         strip_bytes: int | None = None,
     ) -> None:
         super().__init__(
