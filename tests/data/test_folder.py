@@ -206,6 +206,12 @@ def test_csv_files_that_are_refused(root, text, message):
         ({"names": ["a"], "things": ["b"]}, "'b'"),
         ({"names": ["a", "a"]}, "unique"),
         ({"names": ["a"], "values": {0: "b"}}, "names .'b'"),
+        ({"names": "person"}, "`names` is a list.*'person'"),
+        ({"names": None}, "`names` is a list.*None"),
+        ({"names": [False, True]}, r"\[False, True\].*yes, no.*in quotes"),
+        ({"names": ["a", "person"], "things": "person"}, "`things` is a list"),
+        ({"names": ["a", "person"], "values": ["a", "person"]}, "`values` goes from each value"),
+        ({"names": ["a", "person"], "colors": "ff0000"}, "`colors` goes from each color"),
     ],
 )
 def test_class_descriptions_that_are_refused(root, classes, message):

@@ -222,6 +222,23 @@ def _numbers_from_csv(table: Path, folder: Path, pairs: list[Pair]) -> dict[str,
     return numbers
 
 
+def _check_forms(description: Mapping[str, Any], where: str) -> None:
+    """Raises a DataError for a text where a list belongs, of which each letter would be a class, and the like."""
+    for key in ("names", "things"):
+        listed = description.get(key, ())
+        if not isinstance(listed, list | tuple) or any(name is None or isinstance(name, bool) for name in listed):
+            raise DataError(
+                f"{where}: `{key}` is a list of names such as [background, road]; got {listed!r}. YAML takes yes, no, on, off "
+                "and null for something else than texts: put such names in quotes."
+            )
+    for key in ("values", "colors"):
+        table = description.get(key)
+        if table is not None and not isinstance(table, Mapping):
+            raise DataError(
+                f"{where}: `{key}` goes from each {key[:-1]} of a mask to a name, such as 0: road; got {table!r}."
+            )
+
+
 def read_classes(source: Mapping[str, Any] | Path) -> tuple[ClassSpec, LabelMap]:
     """The class description at the top of this file -> the classes, and what the raw values of masks mean."""
     if isinstance(source, Path):
@@ -236,6 +253,7 @@ def read_classes(source: Mapping[str, Any] | Path) -> tuple[ClassSpec, LabelMap]
     if not isinstance(description, Mapping) or "names" not in description or set(description) - set(allowed):
         found = list(description) if isinstance(description, Mapping) else description
         raise DataError(f"{where}: a class description has `names` and, if needed, {allowed[1:]}; got {found}.")
+    _check_forms(description, where)
     try:
         names = [str(name) for name in description["names"]]
         if unknown := sorted(set(description.get("things", ())) - set(names)):
