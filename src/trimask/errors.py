@@ -82,6 +82,8 @@ _WRAPPING = re.compile(
     r"Does not validate|Subtypes:|Errors:|Problem with given class_path|Given value|Expected a path but"
     r"|Expected a <class 'NoneType'>|Not a valid subclass|Subclass types expect|a class path \(|a dict with"
 )
+# What a branch of a callable begins with, in its own first line
+_CALLABLE = re.compile("Type .* expects a function or a callable class: ")
 _UNKNOWN_OPTION = re.compile(r"(?:Option '|unrecognized arguments: (?:--)?|not accept option ')([^\s'=]+)")
 _UNKNOWN_NAME = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _UNKNOWN_MODULE = re.compile(r"No module named '([\w.]+)'")
@@ -110,6 +112,7 @@ def innermost(message: str, known: Iterable[str] = ()) -> str:
 
     Args: known: the options outside any class path, for an unknown one among them.
     """
+    message = _CALLABLE.sub("", message)
     complaints = list(_complaints(message))
     if not complaints:
         return message.strip()
@@ -124,15 +127,14 @@ def innermost(message: str, known: Iterable[str] = ()) -> str:
         return f"{where}there is no option {name!r}{nearest(name, options)}"
     if found := _UNKNOWN_NAME.search(cause.text):
         module, name = found.groups()
-        return f"{where}there is no {name!r} in {module}{nearest(name, _public(module))}"
+        return f"{where}there is no {name!r} in {module}{_nearest_in(module, name)}"
     if found := _UNKNOWN_MODULE.search(cause.text):
         return f"{where}there is no module {found.group(1)!r}{nearest(found.group(1), _siblings(found.group(1)))}"
     if found := _NO_CLASS_PATH.search(cause.text):
         return f"{where}{found.group(1)!r} is no class path; give package.module.Name."
     if _WRONG_TYPE.match(cause.text):
         return f"{where}{_wrong_type([c.text for c in complaints if c.key == cause.key], message)}"
-    text = re.sub(r"^Type .* expects a function or a callable class: ", "", cause.text).partition(". Got value: ")[0]
-    return f"{where}{text.rstrip('.')}."
+    return f"{where}{cause.text.partition('. Got value: ')[0].rstrip('.')}."
 
 
 def _complaints(message: str) -> Iterator[_Complaint]:
@@ -153,11 +155,12 @@ def _complaints(message: str) -> Iterator[_Complaint]:
 
 def _wrong_type(texts: list[str], message: str) -> str:
     """What is given and what every member of the union would take."""
-    found = [match for text in texts if (match := _WRONG_TYPE.match(text))]
+    found = [match for text in texts if not _NO_CLASS_PATH.search(text) and (match := _WRONG_TYPE.match(text))]
     wanted = [re.sub(r"<class '(?:[\w]+\.)*(\w+)'>|typing\.Literal|(?:\w+\.)+", r"\1", m.group(1)) for m in found]
     given = next((match.group(2) for match in found if match.group(2)), "")
     if not given and (values := re.findall(r"Given value: (.*)", message)):
         given = values[0]
+    given = given.partition(". Got value: ")[0]  # a branch of a callable repeats the whole in its last line
     return f"{given!r} is given; allowed is {' or '.join(dict.fromkeys(wanted))}."
 
 
@@ -165,6 +168,19 @@ def _options(class_path: str) -> list[str]:
     """The arguments of a class, by its path."""
     module, _, name = class_path.rpartition(".")
     return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters) if module else []
+
+
+def _nearest_in(module: str, name: str) -> str:
+    """The end of a sentence about a name that a module does not have: where it is instead, or what comes near."""
+    found = importlib.import_module(module)
+    if module.partition(".")[0] == "trimask" and hasattr(found, "__path__"):
+        inside = [f"{module}.{entry.name}" for entry in pkgutil.iter_modules(found.__path__)]
+        if holders := [path for path in inside if name in vars(importlib.import_module(path))]:
+            return f"; did you mean '{holders[0]}.{name}'?"
+    known = _public(module)
+    # A class path names a class, however near the module of this name may come
+    alike = [one for one in known if one[0].isupper() == name[0].isupper()]
+    return nearest(name, alike if difflib.get_close_matches(name, alike) else known)
 
 
 def _public(module: str) -> list[str]:

@@ -115,17 +115,30 @@ def is_counter(name: str) -> bool:
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
-    """Fills a network; every name and shape must fit.
+    """Fills a network; every name and shape must fit, see `require_match`."""
+    require_match(network, state, subject)
+    network.load_state_dict(state)
+
+
+def require_match(network: nn.Module, state: Mapping[str, Tensor], subject: str) -> None:
+    """Whether a network can be filled with these weights. The counters of batch norms may be missing.
 
     Raises:
-        ValueError: one does not; the message begins with the subject and names the first misfit.
+        ValueError: a name or a shape does not fit; the message begins with the subject and names the first ones.
     """
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first, *more = (line.strip() for line in str(error).splitlines()[1:])  # below a heading, one line a misfit
-        others = f" ({len(more)} more misfits)" if more else ""
-        raise ValueError(f"{subject} does not fit {type(network).__name__}: {first}{others}") from error
+    own = network.state_dict()
+    missing = [name for name in own if name not in state and not is_counter(name)]
+    unused = [name for name in state if name not in own]
+    sizes = [
+        f"size mismatch for {name}, {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    said = [f"{what} {listed(names, 3)}" for what, names in (("missing", missing), ("left over", unused)) if names]
+    if sizes:
+        said.append(listed(sizes, 1))
+    if said:
+        raise ValueError(f"{subject} does not fit {type(network).__name__}: {'; '.join(said)}.")
 
 
 def require_same_names(expected: Collection[str], given: Collection[str], *, subject: str = "The weights") -> None:

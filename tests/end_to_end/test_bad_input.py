@@ -125,12 +125,27 @@ def test_commands(here, capsys, arguments, parts):
         ),
         ("--data.dataset=Shapess", ["data.dataset", "'Shapess'", "package.module.Name"]),
         ("--model.network=trimask.networks.fnc.FCN", ["model.network", "'fnc'", "'fcn'"]),
+        ("--model.network=trimask.networks.UNet", ["no 'UNet' in trimask.networks", "'trimask.networks.unet.UNet'"]),
+        ("--model=trimask.tasks.Semantic", ["no 'Semantic' in trimask.tasks", "'SemanticModule'"]),
+        ("--model.optimizer.lr=high", ["model.optimizer.lr: 'high' is given; allowed is float."]),
+        ("--model.network.backbone=[a]", ["model.network.backbone: \"['a']\" is given; allowed is str."]),
         ("--model.criterion=torch.nn.NLLLos", ["model.criterion", "'NLLLos'", "'NLLLoss'"]),
         ("--model.criterion=torch.nn.Linear", ["model.criterion", "required: in_features, out_features"]),
         ("--model.criterion=torch.optim.SGD", ["model.criterion", "torch.optim.SGD", "Module"]),
         ("--model.network.backbone=resnet5O", ["'resnet5O'", "resnet50"]),
         ("--model.pretrained=old.ckpt", ["`pretrained`", "old.ckpt", "does not exist"]),
         ("--data.batch_size=100", ["4 pictures", "batch of 100", "lower data.batch_size"]),
+        ("--data.batch_size=0", ["data.batch_size", "at least 1; got 0"]),
+        ("--data.eval_batch_size=-1", ["data.eval_batch_size", "at least 1; got -1"]),
+        ("--data.num_workers=-1", ["data.num_workers", "not negative", "-1"]),
+        ("--run.save_every=0", ["run.save_every is at least 1 step"]),
+        ("--run.mode=maximum", ["run.mode", "'maximum' is given", "'max', 'min'"]),
+        ("--seed_everything=-1", ["seed_everything: -1"]),
+        ("--model.optimizer.lr=-1", ["model.optimizer: Invalid learning rate: -1"]),
+        ("--model.groups.layer_decay=2", ["`layer_decay`", "got 2"]),
+        ("--model.criterion=trimask.losses.Dice", ["`criterion` is Dice", "`terms` of trimask.losses.DenseCriterion"]),
+        ("--model.criterion=trimask.losses.QueryCriterion", ["scores QueryOutput; FCN answers DenseOutput"]),
+        ("--model.criterion=torch.nn.CrossEntropyLoss", ["CrossEntropyLoss scores Tensor; FCN answers DenseOutput"]),
         ("--data.dataset.length=0", ["`length` is at least 1"]),
         ("--baseline.value=3", ["`baseline:`", "metric, value, tolerance and source"]),
     ],
@@ -298,6 +313,49 @@ def test_a_picture_that_breaks_during_training(here, capsys, num_workers):
     expect(sentence, "pictures/images/", "not a picture that can be read whole")
     [log] = here.glob("runs/folder/*/log.txt")
     assert "Traceback" in log.read_text(), "the whole story is in the log"
+
+
+def test_one_class_is_nothing_to_tell_apart(here, capsys):
+    one = '--data.dataset.classes={"names": ["person"], "values": {0: "ignore", 1: "person"}}'
+    expect(refused(capsys, "fit", "--exp", "folder.yaml", one), "at least 2 classes", "['person'] alone", "background")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_continued_run_with_other_settings(here, capsys):
+    options = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01", "--model.groups.head_multiplier=1"]
+    assert main(["fit", "--exp", "shapes.yaml", *options]) == 0
+    before = sorted(here.rglob("*"))
+    go_on = ["fit", "--exp", "shapes.yaml", "--ckpt_path", "last", "--trainer.max_epochs=2"]
+    for option, parts in {
+        "--model.network.channels=16": [
+            "last.ckpt does not fit FCN",
+            "head",
+            "(8, ",
+            "instead of (16, ",
+            "model.network",
+        ],
+        "--model.network.backbone=resnet10t": ["last.ckpt does not fit FCN: left over", "and 72 more."],
+        "--model.optimizer.lr=0.1": ["model.optimizer.lr was 0.01 and is 0.1 now", "--model.pretrained="],
+        "--model.optimizer=torch.optim.SGD": [
+            "model.optimizer.class_path was torch.optim.AdamW and is torch.optim.SGD"
+        ],
+        "--model.groups.head_multiplier=10": ["model.groups.head_multiplier was 1.0 and is 10"],
+    }.items():
+        expect(refused(capsys, *go_on, option), *parts)
+    expect(refused(capsys, "validate", "--exp", "shapes.yaml", "--model.network.channels=16"), "does not fit FCN")
+    assert sorted(here.rglob("*")) == before, "nothing was written"
+    assert main([*go_on, "--model.schedule=trimask.optim.Constant"]) == 0, "which no state in the checkpoint overrules"
+
+
+@pytest.mark.slow
+def test_more_classes_than_255(here):
+    names = [f"class {number}" for number in range(300)]
+    description = {"names": names, "values": {0: names[0], 1: names[299]}}
+    Path("classes.yaml").write_text(yaml.safe_dump(description))
+    assert main(["fit", "--exp", "folder.yaml", "--data.dataset.classes=classes.yaml"]) == 0
+    [run] = here.glob("runs/folder/*")
+    assert "val/iou_class_299" in (run / "metrics.csv").read_text()
 
 
 @pytest.mark.slow

@@ -77,6 +77,14 @@ class SegmentationDataModule(L.LightningDataModule):
         overfit: int | None = None,
     ) -> None:
         super().__init__()
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise ValueError(f"data.{name} is a number of pictures, at least 1; got {value}.")
+        if min(num_workers, check_first, seed) < 0:
+            raise ValueError(
+                "data.num_workers, data.check_first and data.seed are not negative; "
+                f"got {num_workers}, {check_first} and {seed}."
+            )
         if overfit is not None:
             if overfit < 1:
                 raise ValueError(f"data.overfit is a number of pictures, at least 1; got {overfit}.")

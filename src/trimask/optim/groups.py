@@ -142,8 +142,15 @@ def build_optimizer(
     Args:
         factory: groups -> optimizer, with the learning rate and weight decay bound (`class_path: torch.optim.AdamW,
             init_args: {lr: 1e-4, weight_decay: 0.05}` in YAML).
+
+    Raises:
+        ValueError: the optimizer refuses a setting; or see `ParameterGroups.build`.
     """
-    optimizer = factory(groups.build(network))
+    parts = groups.build(network)
+    try:
+        optimizer = factory(parts)
+    except ValueError as error:  # torch's way to refuse a setting
+        raise ValueError(f"model.optimizer: {error}.") from error
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * group["lr_scale"]
         if group.get("fused", False) is None and all(map(_can_be_fused, group["params"])):

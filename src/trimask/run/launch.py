@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import yaml
@@ -26,6 +26,7 @@ from rich.logging import RichHandler
 from trimask import experiments
 from trimask.data.datamodule import SegmentationDataModule
 from trimask.errors import OptionParser, UsageError, innermost
+from trimask.optim import build_optimizer
 from trimask.run.build import link_classes
 from trimask.run.callbacks import KeepPictures, Last, LearningRates, Progress, Report, WholeFiles, checkpoints
 from trimask.run.console import console
@@ -39,7 +40,7 @@ from trimask.run.rate_plot import RatePlot
 from trimask.run.scale import Scale, require_possible
 from trimask.run.signals import EndWhenAsked
 from trimask.tasks import SegmentationModule
-from trimask.tasks.weights import read_checkpoint
+from trimask.tasks.weights import read_checkpoint, require_same_network
 from trimask.visualise.panels import Panels
 
 log = logging.getLogger("trimask")
@@ -63,12 +64,18 @@ class RunSettings:
     """
 
     monitor: str | None = None
-    mode: str = "max"
+    mode: Literal["max", "min"] = "max"
     save_every: int = 500
     panels: int = 8
     wandb_project: str = "trimask"
     on_nan: OnNan = "stop"
     skip_limit: int = 10
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1 or self.panels < 0:
+            raise UsageError(
+                f"run.save_every is at least 1 step, run.panels at least 0 pictures; got {self.save_every} and {self.panels}."
+            )
 
 
 # LightningCLI 2.6 calls what jsonargparse 5 will drop
@@ -240,6 +247,12 @@ class TrimaskCLI(LightningCLI):
             known = self._parser(self.arguments[0]).get_defaults().keys(branches=True)
             raise UsageError(innermost(str(error), known)) from error
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UsageError(f"seed_everything: {error}.") from error
+
     def validate(self, **settings: Any) -> None:
         self.trainer.validate(**settings, verbose=False)  # `Report` prints a table of its own
 
@@ -279,9 +292,11 @@ class TrimaskCLI(LightningCLI):
         self.model.config = self.config_dump["model"]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.datamodule.check(str(self.subcommand))  # this and the next before anything is written
+        self.datamodule.check(str(self.subcommand))  # all checks come before anything is written
+        if self.subcommand == "fit":
+            build_optimizer(self.model.network, self.model.make_optimizer, self.model.groups)
         if self.checkpoint:
-            self.model.on_load_checkpoint(read_checkpoint(self.checkpoint))
+            self._require_continuable(read_checkpoint(self.checkpoint), self.checkpoint)
         settings = RunSettings(**vars(self._get(self.config, "run")))
         self.folder = self._folder()
         if _first_process():
@@ -311,6 +326,16 @@ class TrimaskCLI(LightningCLI):
             if self.folder != self.continued and _first_process():
                 self.folder.discard()
             raise UsageError(f"trainer: {error}") from error
+
+    def _require_continuable(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raises an error for what the states in a checkpoint do not fit, or would overrule in silence."""
+        self.model.on_load_checkpoint(checkpoint)
+        require_same_network(self.model.network, checkpoint, path)
+        if self.subcommand == "fit" and (saved := checkpoint["trimask"]["model"]):
+            for key in ("optimizer", "groups"):
+                require_same(
+                    f"model.{key}", saved["init_args"].get(key), self.config_dump["model"]["init_args"].get(key)
+                )
 
     def _folder(self) -> RunFolder:
         """Training gets a new folder, or goes on in that of the continued run; an evaluation gets one inside the run's, or
@@ -357,6 +382,19 @@ class TrimaskCLI(LightningCLI):
         else:
             callbacks.append(KeepPictures(self.folder))
         return callbacks
+
+
+def require_same(key: str, saved: Any, given: Any) -> None:
+    """Raises a UsageError for the first setting that differs from the one with which a run was begun. What is given alone came
+    with a later version of trimask, as a default."""
+    if isinstance(saved, Mapping) and isinstance(given, Mapping):
+        for name in [name for name in saved if name in given]:
+            require_same(key if name == "init_args" else f"{key}.{name}", saved[name], given[name])
+    elif saved != given:
+        raise UsageError(
+            f"A continued run keeps its optimizer: {key} was {saved} and is {given} now. Restore it, or begin a new run with "
+            "--model.pretrained=<the old checkpoint>."
+        )
 
 
 class _Wandb(WandbLogger):

@@ -26,6 +26,7 @@ from trimask.inference import Inference
 from trimask.metrics import Measure, Slices
 from trimask.optim import ParameterGroups, Polynomial, Schedule, build_optimizer
 from trimask.tasks.further import FurtherMeasures, FurtherScores, require_fit
+from trimask.tasks.pairing import require_scored
 from trimask.tasks.sharding import gather_weights, release_weights, shard
 from trimask.tasks.tables import Breakdown
 from trimask.tasks.weights import different_classes, load_network_weights
@@ -78,6 +79,7 @@ class SegmentationModule(L.LightningModule, ABC):
     tells_classes: ClassVar[bool] = False  # whether the answer depends on which classes are things
     scored_by: ClassVar[Mapping[str, Any]] = {}  # what an answer must be asked for so that its regions have scores
     calibrated_by: ClassVar[type[Measure] | None] = None  # what tells whether scores are probabilities
+    least_classes: ClassVar[int] = 1  # with fewer there is nothing to tell apart
 
     def __init__(
         self,
@@ -101,6 +103,11 @@ class SegmentationModule(L.LightningModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if len(classes) < self.least_classes:
+            raise ValueError(
+                f"{type(self).__name__} tells at least {self.least_classes} classes apart; the data have {list(classes.names)} "
+                "alone. Make what surrounds it a class as well, e.g. background, instead of leaving it unlabelled."
+            )
         if num_outputs not in (None, len(classes)) and (num_outputs, len(classes)) != (1, 2):
             raise ValueError(
                 f"`num_outputs` is {num_outputs} for {len(classes)} classes; leave it out, or give 1 for two classes."
@@ -114,6 +121,7 @@ class SegmentationModule(L.LightningModule, ABC):
                 f"{type(self.network).__name__} "
                 f"answers {getattr(self.network.output, '__name__', self.network.output)}, which does not."
             )
+        require_scored(self.network, criterion)
         if callable(
             tell := getattr(criterion, "set_question", None)
         ):  # what counts as truth may depend on what is asked

@@ -26,6 +26,7 @@ class SemanticModule(SegmentationModule):
     headline = "miou"
     default_metric = SemanticConfusion
     calibrated_by = Calibration
+    least_classes = 2
     scored_by: ClassVar[Mapping[str, Any]] = {"scores": True}
 
     def update_metric(self, metric: Metric, answer: SemanticMap, target: Target, name: str) -> None:

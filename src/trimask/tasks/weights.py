@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimask.convert import load_released, read_released, require_same_classes
 from trimask.types import ClassSpec
-from trimask.weights import load_strictly
+from trimask.weights import load_strictly, require_match
 
 
 def load_network_weights(network: nn.Module, path: str | Path, classes: ClassSpec) -> None:
@@ -67,6 +67,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "trimask" not in checkpoint:
         raise ValueError(f"{path} was not written by trimask; it has no class list and no network configuration.")
     return checkpoint
+
+
+def require_same_network(network: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises a ValueError unless the network is the one whose weights a checkpoint holds."""
+    try:
+        require_match(network, network_state(checkpoint), f"The network of {path}")
+    except ValueError as error:
+        raise ValueError(f"{error} Restore the settings of model.network, or train a new run.") from error
 
 
 def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
