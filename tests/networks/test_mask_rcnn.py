@@ -172,3 +172,13 @@ def test_the_pyramid_has_detectron2s_names():
         "neck.laterals.0.0.weight": "backbone.fpn_lateral2.weight",
         "neck.smooth.3.0.bias": "backbone.fpn_output5.bias",
     }
+
+
+@pytest.mark.parametrize("without", ["roi_heads.", "roi_heads.box_predictor.cls_score."])
+def test_a_file_without_the_heads_is_refused_by_the_names_that_it_lacks(without) -> None:
+    """A backbone's or a box detector's, which the released files lie beside."""
+    network = build()
+    weights = in_order_of_torchvision(named_as(network, "torchvision"), [1, 2, 3], 4)
+    weights = {name: value for name, value in weights.items() if not name.startswith(without)}
+    with pytest.raises(ValueError, match=rf"As MaskRCNN of 'torchvision': .*missing {without}"):
+        load_released(network, weights)
