@@ -68,6 +68,13 @@ MEASURES = {
     "InstanceModule": ("InstanceCalibration",),
 }
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+# As a trial of a sweep is told: a file of values, plain ones and whole blocks.
+VALUES = {
+    "data.seed": 0,
+    "model.optimizer.lr": 0.1,
+    "model.criterion": CASE["model"]["init_args"]["criterion"],
+    "trainer.gradient_clip_val": None,
+}
 
 
 def told(task, num_pictures):
@@ -87,6 +94,15 @@ def told(task, num_pictures):
         "trainer": {"accelerator": "cpu", "devices": 1},
         "run": {"panels": 2},
     }
+
+
+def otherwise():
+    """The training case with other values, which become the same again by `VALUES`: on all processes, or losses differ."""
+    case = yaml.safe_load(yaml.safe_dump(CASE))
+    case["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.3
+    case["model"]["init_args"]["criterion"]["init_args"]["terms"] = [{"class_path": "trimask.losses.Dice"}]
+    case["data"]["seed"] = 5
+    return case
 
 
 def with_norm():
@@ -168,6 +184,8 @@ def folder(tmp_path_factory):
         patch.chdir(folder)
         for name in ("one", "two", "three", "torchrun", "accumulated", "smaller"):
             Path(f"{name}.yaml").write_text(yaml.safe_dump(CASE))
+        Path("two.yaml").write_text(yaml.safe_dump(otherwise()))
+        Path("two.json").write_text(json.dumps(VALUES))
         Path("norm.yaml").write_text(yaml.safe_dump(with_norm()))
         save_file({"sharpness": torch.tensor(4.0)}, "told.safetensors")
         for task in TASKS:
@@ -184,7 +202,7 @@ def folder(tmp_path_factory):
 def runs(folder):
     """The folders of a run on one and three processes, on two that Lightning starts, and on two machines of one process each
     (this one twice) by configs/launch/torchrun.sh."""
-    python("-m", "trimask", "fit", "--exp", "two.yaml", *TWO)
+    python("-m", "trimask", "fit", "--exp", "two.yaml", "--overrides", "two.json", *TWO)
     on_two_machines("torchrun.yaml")
     return {name: list(Path("runs", name).iterdir()) for name in ("one", "three", "two", "torchrun")}
 
