@@ -129,7 +129,7 @@ data: $(READY) ## fetch a data set into DATA (default ./data): SET=human|camvid|
 
 .PHONY: bench
 bench: $(READY) ## side by side with peers: WHAT=train|infer|data|metrics|regions [CASE=name]
-	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case $(CASE)) $(ARGS)
+	@$(RUN) -m trimask.bench $(or $(WHAT),train) $(if $(CASE),--case "$(CASE)") $(ARGS)
 
 .PHONY: test
 test: $(READY) $(ENGINE) ## the fast tests, under five minutes
