@@ -35,7 +35,9 @@ class LastAlone(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Dense(), Silent(), Unresolved()])
-@pytest.mark.parametrize("criterion", [DenseCriterion([Dice()]), Silent(), LastAlone(), lambda output, targets: {}])
+@pytest.mark.parametrize(
+    "criterion", [DenseCriterion([Dice()]), Silent(), LastAlone(), nn.Identity(), lambda output, targets: {}]
+)
 def test_what_fits_or_says_nothing(network, criterion):
     require_scored(network, criterion)
 
