@@ -205,6 +205,11 @@ def test_an_experiment_follows_the_recipe_of_its_row(name):
     check_test(row, model.get("inference", {}))
     if row["system"] in QUERIES:
         check_thresholds(row, model.get("details", {}))
+    check_augment(" ".join(row["augment"] or ()), data.get("augment", []))
+    check_dense_losses(row, model)
+    if found := re.search(r"momentum=([\d.]+)", row["optimizer"] or ""):
+        assert optimizer["init_args"]["momentum"] == float(found[1])
+    assert row["norm"] != "SyncBN" or trainer["sync_batchnorm"]
     if row["grad_clip"]:
         clip = row["grad_clip"].get("norm") or row["grad_clip"].get("full_model_norm") or row["grad_clip"]["max_norm"]
         assert trainer["gradient_clip_val"] == clip
@@ -279,6 +284,38 @@ def check_test(row, inference):
     if isinstance(resize := test.get("resize"), str):
         sides = sorted(map(int, re.findall(r"\d+", resize)[:2]))  # "short 800 max 1333" or "[1333,800] keep ratio"
         assert [inference["short_side"], inference["max_long_side"]] == sides
+
+
+def check_augment(published, augment):
+    """Where the published words are those of mmsegmentation."""
+    if "cat_max_ratio" not in published:
+        return
+    colors = any(transform["class_path"].endswith("PhotometricDistortion") for transform in augment)
+    [warp] = [transform["init_args"] for transform in augment if transform["class_path"].endswith(".Warp")]
+    assert colors == ("PhotoMetricDistortion" in published)
+    assert warp["max_class_share"] == float(re.search(r"cat_max_ratio[ =]([\d.]+)", published)[1])
+    assert warp["flip"] == (0.5 if "hflip" in published else 0.0)
+    [scale] = re.findall(r"ratio[= ]\[?([\d.]+)(?:, |-)([\d.]+)\b", published.replace("cat_max_ratio", ""))
+    assert warp["scale"] == [float(end) for end in scale]
+    on_512 = re.search(r"\[2048, ?512\]", published) is not None  # else at the pictures' own size
+    base = {"short_side": 512, "max_long_side": 2048} if on_512 else {"fit": "native"}
+    assert {key: warp.get(key) for key in ("fit", "short_side", "max_long_side")} == {
+        **dict.fromkeys(("fit", "short_side", "max_long_side")),
+        **base,
+    }
+
+
+def check_dense_losses(row, model):
+    losses = row["losses"] or {}
+    if losses.get("decode") != "CE x1.0":
+        return
+    criterion = model["criterion"]["init_args"]
+    [term] = criterion["terms"]
+    assert term["class_path"] == "trimask.losses.CrossEntropy"
+    # mmsegmentation, and what is built on it, divides by all pixels
+    assert term.get("init_args", {}) == ({} if row["id"].startswith("rstrudel") else {"average": "all"})
+    if found := re.search(r"CE x([\d.]+)", losses["aux"] or ""):
+        assert criterion["aux_weight"] == float(found[1])
 
 
 def check_thresholds(row, details):
