@@ -282,6 +282,8 @@ def test_what_makes_no_sense_is_refused():
         metric.update(instances(masks, [0], [1.0]), target(masks, [1]), name="a")
     with pytest.raises(ValueError, match=r"\(8, 8\) and truth \(8, 7\) of 'a' differ in size"):
         metric.update(instances(masks, [1], [1.0]), target(masks[:, :, 1:], [1]), name="a")
+    with pytest.raises(ValueError, match="of 'a' have scores that are no numbers"):
+        metric.update(instances(masks, [1], [np.nan]), target(masks, [1]), name="a")
     assert metric.compute().num_pictures == 0
 
 

@@ -213,7 +213,7 @@ class AveragePrecision(PictureRecords):
             name: of the picture, unique in the data set.
 
         Raises:
-            ValueError: if the sizes differ or a predicted label is no countable class.
+            ValueError: if the sizes differ, a predicted label is no countable class or a score no number.
         """
         if tuple(prediction.masks.shape[1:]) != truth.size:
             raise ValueError(
@@ -223,6 +223,11 @@ class AveragePrecision(PictureRecords):
         labels, true_labels = prediction.labels.cpu().numpy(), truth.labels.cpu().numpy()
         if strange := sorted(set(labels.tolist()) - self.classes.things):
             raise ValueError(f"The instances of {name!r} have labels {strange[:8]}, which are no countable classes.")
+        if bool(prediction.scores.isnan().any()):
+            raise ValueError(
+                f"The instances of {name!r} have scores that are no numbers, and cannot be put in order: what the network "
+                "computes is not finite."
+            )
         keep = np.isin(true_labels, sorted(self.classes.things))
         true, found = encode_segments(truth.segments, keep), encode_masks(prediction.masks.bool())
         crowd = truth.is_crowd.cpu().numpy()
