@@ -7,7 +7,7 @@ configs/setr) and, with the options of the right column, those of the official c
 | | mmsegmentation (default) | official |
 |---|---|---|
 | naive | four times larger before the classifier: `naive_scale=4` | `naive_scale=1` |
-| auxiliary heads | two convolutions: `aux_convs=2` | one: `aux_convs=1` |
+| auxiliary heads | two convolutions: `aux_convs=2`; of naive on Cityscapes one | one: `aux_convs=1` |
 | PUP: levels of these | the first three | `aux_levels=(0, 1, 2, 3)` |
 | MLA: the classifier | 1x1: `mla_kernel=1` | `mla_kernel=3`, behind upsampling with aligned corners |
 
