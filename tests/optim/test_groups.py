@@ -153,6 +153,18 @@ def test_a_neck_learns_at_the_plain_rate():
     assert found["head.0.weight"] == ("head", 1.0, 0.05)
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.9])
+def test_norms_of_the_maps_learn_as_the_backbone_whose_part_they_are_elsewhere(layer_decay):
+    """In detectron2 and mmsegmentation a Swin's `norm0` to `norm3` are its own; with layer decay, its last layer."""
+    network = Network(Backbone("convnext_atto", pretrained=False))
+    network.norms = nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)])
+    groups = ParameterGroups(backbone_multiplier=0.1, head_multiplier=10.0, layer_decay=layer_decay)
+    settings = settings_of(network, build_optimizer(network, adamw, groups))
+    name = "backbone_norms_no_decay" if layer_decay else "backbone_no_decay"
+    assert settings["norms.1.weight"] == settings["norms.0.bias"] == (name, pytest.approx(0.01), 0)
+    assert settings["head.2.weight"][1] == pytest.approx(1)
+
+
 def test_names_that_alone_do_not_decay():
     network = Network(Small())
     groups = ParameterGroups(undecayed=["backbone.1.*", "*_norm.weight"])

@@ -34,7 +34,8 @@ class ParameterGroups:
     """How a network's trainable parameters are split into groups, each in exactly one, and what the groups get.
 
     Attributes:
-        backbone_multiplier: learning rate of `network.backbone` as a multiple of the optimizer's.
+        backbone_multiplier: learning rate of `network.backbone`, and of the norms of its maps (`network.norms`), which elsewhere
+            are a part of it, as a multiple of the optimizer's.
         head_multiplier: the same for everything else but `network.neck`, which learns at the optimizer's own rate.
         layer_decay: factor from one layer of the backbone to the one before it, counted from the head; None for one
             rate in the whole backbone. 0.65 to 0.9 for plain transformers.
@@ -73,7 +74,8 @@ class ParameterGroups:
     def build(self, network: nn.Module) -> list[dict[str, Any]]:
         """Groups for an optimizer: `name`, `params`, `lr_scale`, and `weight_decay` = 0 where there is to be none.
 
-        Names are "backbone", "neck" and "head", "backbone_3" for layer 3 under a layer decay, and end in "_no_decay".
+        Names are "backbone", "neck" and "head", "backbone_3" for layer 3 under a layer decay and "backbone_norms" for the
+        norms of its maps, and end in "_no_decay".
 
         Raises:
             ValueError: if the settings speak of a backbone, layers or names that the network does not have, or nothing is
@@ -85,6 +87,10 @@ class ParameterGroups:
                 f"{type(network).__name__} has no `backbone`; remove `backbone_multiplier` and `layer_decay`."
             )
         places = self._layers(backbone) if backbone is not None else {}
+        norms = getattr(network, "norms", None)
+        if backbone is not None and norms is not None:
+            name = "backbone" if self.layer_decay is None else "backbone_norms"
+            places |= dict.fromkeys(norms.parameters(), (name, self.backbone_multiplier))
         neck = getattr(network, "neck", None)
         if neck is not None:
             places |= dict.fromkeys(neck.parameters(), ("neck", 1.0))
