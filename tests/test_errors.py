@@ -1,6 +1,8 @@
 """What becomes one sentence, and what keeps its traceback."""
 
 import argparse
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -71,6 +73,12 @@ def test_a_slip_while_handling_an_error_is_not_hidden_by_it():
             {}["x"]
 
     assert one_sentence(raised(slip)) is None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_a_place_that_cannot_be_written(number):
+    assert one_sentence(OSError(number, os.strerror(number), "/runs")) == f"/runs: {os.strerror(number)}."
+    assert one_sentence(OSError(number, os.strerror(number))) is None, "nobody could tell which"
 
 
 def test_interrupts_are_no_errors():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import dis
+import errno
 import importlib
 import inspect
 import pkgutil
@@ -20,6 +21,8 @@ OUT_OF_MEMORY = (
     "data.batch_size stays the total of a step, but batch norms see half of the pictures at a time. In evaluation, lower "
     "data.eval_batch_size and model.inference.max_batch."
 )
+# What is wrong with the place that a user has named for reading or writing
+_PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 PACKAGE = str(Path(__file__).resolve().parent)
 
 
@@ -39,7 +42,7 @@ def one_sentence(error: BaseException) -> str | None:
     for cause in causes(error):
         if isinstance(cause, DataError | UsageError) or (isinstance(cause, ValueError) and _raised_on_purpose(cause)):
             return _without_worker_traceback(str(cause), type(cause).__name__)
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
         return f"{error.filename}: {error.strerror}."
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of an accelerator
         return OUT_OF_MEMORY

@@ -355,6 +355,39 @@ def test_real_pictures_from_a_cache_feed_a_step_that_takes_no_time(tmp_path, mon
     assert min(milliseconds) < 1000 / 150, "neighbors slow a processor down; none makes it faster"
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segments": np.full((1, 8, 8), 5, np.uint8)}, r"`segments` holds ids up to 5 .* for 1 labels"),
+        ({"labels": np.array([0, 0])}, "for 2 labels and 1 marks of crowds"),
+        ({"labels": [0]}, r"`labels` is an array \(N,\) of int64; got list"),
+        ({"segments": np.ones((8, 8), np.uint8)}, r"`segments` is an array \(L, H, W\).*uint8 \(8, 8\)"),
+        ({"image": np.zeros((8, 8, 3), np.float32)}, r"`image` is an array .* of uint8.*float32"),
+        ({"image": np.zeros((8, 8, 3), np.uint16)}, "`image` is an array .* of uint8.*uint16"),
+    ],
+)
+def test_a_sample_of_another_form_is_told(change, message):
+    class Strange(Numbers):
+        def __getitem__(self, index):
+            one = {"image": np.zeros((8, 8, 3), np.uint8), "segments": np.ones((1, 8, 8), np.uint8)}
+            one |= {"labels": np.array([0]), "is_crowd": np.array([False]), "name": str(index)}
+            return Sample(**(one | change))
+
+    with pytest.raises(DataError, match=message):
+        SegmentationDataModule(Strange, batch_size=1, num_workers=0).check("fit")
+
+
+def test_a_data_set_of_another_kind_is_told():
+    class Pairs(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index).image, np.zeros((4, 4))
+
+    with pytest.raises(DataError, match=r"gives a tuple.*trimask\.types\.Sample"):
+        SegmentationDataModule(Pairs, batch_size=1, num_workers=0).check("fit")
+    with pytest.raises(DataError, match="list has no classes"):
+        SegmentationDataModule(lambda split: [1, 2], num_workers=0).split("train")
+
+
 def test_the_tags_of_the_pictures_that_were_checked_are_known():
     class Tagged(Numbers):
         def __getitem__(self, index):

@@ -7,7 +7,9 @@ from torch import nn
 from trimask.losses import DenseCriterion, Dice, RegionCriterion
 from trimask.networks.mask_rcnn import MaskRCNN
 from trimask.outputs import DenseOutput, QueryOutput
+from trimask.tasks import SemanticModule
 from trimask.tasks.pairing import require_scored
+from trimask.types import ClassSpec
 
 
 class Encoded(DenseOutput):
@@ -57,3 +59,8 @@ def test_one_of_several_answers_is_scored():
 def test_what_does_not_fit(criterion, message):
     with pytest.raises(ValueError, match=message):
         require_scored(Query(), criterion)
+
+
+def test_a_network_that_does_not_say_what_it_answers():
+    with pytest.raises(ValueError, match="Silent does not say with a class attribute `output`"):
+        SemanticModule(ClassSpec(["a", "b"]), lambda num_classes: Silent(), DenseCriterion([Dice()]))

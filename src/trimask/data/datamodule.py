@@ -122,6 +122,11 @@ class SegmentationDataModule(L.LightningDataModule):
             name = "train"
         if name not in self._splits:
             plain: Any = self.make_dataset(name)
+            if missing := [part for part in ("classes", "__len__", "__getitem__") if not hasattr(plain, part)]:
+                raise DataError(
+                    f"{type(plain).__name__} has no {', '.join(missing)}, which every data set has; see "
+                    "trimask.types.SegmentationDataset."
+                )
             if len(plain) == 0:
                 raise DataError(f"The {name} split of {type(plain).__name__} is empty; check its folder and split.")
             self._plain[name] = plain
@@ -343,6 +348,7 @@ def check_samples(dataset: SegmentationDataset, *, limit: int) -> dict[str, set[
 
 def _check(sample: Sample, num_classes: int) -> dict[str, str]:
     """Its tags."""
+    _require_form(sample)
     if sample.segments.shape[1:] != sample.image.shape[:2]:
         raise DataError(
             f"{sample.name}: the picture is {sample.image.shape[:2]} and its annotation {sample.segments.shape[1:]} "
@@ -351,6 +357,33 @@ def _check(sample: Sample, num_classes: int) -> dict[str, str]:
     if len(sample.labels) and not 0 <= sample.labels.min() <= sample.labels.max() < num_classes:
         raise DataError(f"{sample.name}: has labels {sorted(set(sample.labels.tolist()))} with {num_classes} classes.")
     return sample.meta
+
+
+_FORMS = {  # field of a sample -> axes, type, and both in words
+    "image": (3, np.uint8, "(H, W, K) of uint8 in 0..255"),
+    "segments": (3, np.integer, "(L, H, W) of whole numbers"),
+    "labels": (1, np.integer, "(N,) of int64"),
+    "is_crowd": (1, np.bool_, "(N,) of bool"),
+}
+
+
+def _require_form(sample: Any) -> None:
+    """Raises a DataError for what is no sample, or one whose ids mean nothing: one may come from a user's own data set."""
+    if not isinstance(sample, Sample):
+        raise DataError(
+            f"The data set gives a {type(sample).__name__} for a picture; it has to give a trimask.types.Sample."
+        )
+    for field, (num_axes, kind, wanted) in _FORMS.items():
+        array = getattr(sample, field)
+        if not isinstance(array, np.ndarray) or array.ndim != num_axes or not np.issubdtype(array.dtype, kind):
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise DataError(f"{sample.name}: `{field}` is an array {wanted}; got {found}.")
+    least, most = sample.segments.min(initial=0), sample.segments.max(initial=0)
+    if len(sample.labels) != len(sample.is_crowd) or least < 0 or most > len(sample.labels):
+        raise DataError(
+            f"{sample.name}: `segments` holds ids up to {most} (least {least}) for {len(sample.labels)} labels and "
+            f"{len(sample.is_crowd)} marks of crowds; 0 is unlabelled, and k is row k - 1 of `labels` and `is_crowd`."
+        )
 
 
 def _start_worker(worker: int) -> None:

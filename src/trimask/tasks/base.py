@@ -115,6 +115,11 @@ class SegmentationModule(L.LightningModule, ABC):
         self.classes = classes
         self.network: Any = network(num_outputs or len(classes))  # a SegmentationNetwork
         self.criterion = criterion
+        if not hasattr(self.network, "output"):
+            raise ValueError(
+                f"{type(self.network).__name__} does not say with a class attribute `output` which of trimask.outputs it "
+                "answers, e.g. output = DenseOutput."
+            )
         if not hasattr(self.network.output, self.question):
             raise ValueError(
                 f"{type(self).__name__} needs a network whose output offers .{self.question}(); "
