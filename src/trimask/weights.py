@@ -22,7 +22,7 @@ RenameTable = Sequence[tuple[str, str]] | Callable[[str], str]
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth or .pt file by name, on the CPU. Nothing in the file is executed.
+    """The tensors of a .safetensors, .pth, .pt or .bin file by name, on the CPU. Nothing in the file is executed.
 
     Raises:
         ValueError: no such file, another kind of file, or something else in it than tensors by name.
@@ -30,8 +30,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no weights file {str(path)!r}.")
-    if path.suffix not in {".safetensors", ".pth", ".pt"}:
-        raise ValueError(f"Weights are read from .safetensors, .pth or .pt files; got {str(path)!r}.")
+    if path.suffix not in {".safetensors", ".pth", ".pt", ".bin"}:
+        raise ValueError(f"Weights are read from .safetensors, .pth, .pt or .bin files; got {str(path)!r}.")
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)

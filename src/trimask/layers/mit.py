@@ -63,7 +63,7 @@ class MixTransformer(nn.Module):
 
     Args:
         name: "mit_b0" to "mit_b5".
-        pretrained: initial weights. False: random; otherwise the path of a .safetensors, .pth or .pt file with the encoder
+        pretrained: initial weights. False: random; otherwise the path of a .safetensors, .pth, .pt or .bin file with the encoder
             trained on ImageNet, as NVlabs, mmsegmentation or transformers name its tensors, with or without its classifier.
             There is no hub for true.
         in_channels: channels of the pictures; beyond three (or below) the pretrained kernels repeat, as in timm.
