@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -92,8 +93,9 @@ class Trial:
         if self.pid is None:
             return
         file = Path(f"/proc/{self.pid}/cmdline")
-        if file.is_file() and str(self.file("overrides.json")).encode() in file.read_bytes():
-            os.kill(self.pid, signal.SIGKILL)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself, perhaps just now
+            if str(self.file("overrides.json")).encode() in file.read_bytes():
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def load(place: Path) -> list[Trial]:
