@@ -139,6 +139,8 @@ def test_commands(here, capsys, arguments, parts):
         ("--data.eval_batch_size=-1", ["data.eval_batch_size", "at least 1; got -1"]),
         ("--data.num_workers=-1", ["data.num_workers", "not negative", "-1"]),
         ("--run.save_every=0", ["run.save_every is at least 1 step"]),
+        ("--run.monitor=miou", ["run.monitor is 'miou'", "'val/miou'"]),
+        ("--run.monitor=val/iou_sphere", ["run.monitor is 'val/iou_sphere'", "'val/iou_square'"]),
         ("--run.mode=maximum", ["run.mode", "'maximum' is given", "'max', 'min'"]),
         ("--seed_everything=-1", ["seed_everything: -1"]),
         ("--model.optimizer.lr=-1", ["model.optimizer: Invalid learning rate: -1"]),

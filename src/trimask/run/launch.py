@@ -32,6 +32,7 @@ from trimask.run.callbacks import KeepPictures, Last, LearningRates, Progress, R
 from trimask.run.console import console
 from trimask.run.disk import full_disk
 from trimask.run.folder import TOLD_TO, RunFolder, agreed
+from trimask.run.logged import require_logged
 from trimask.run.memory import MemoryAdvice
 from trimask.run.metrics_csv import MetricsCsv
 from trimask.run.on_nan import OnNan, WatchForNan
@@ -298,6 +299,8 @@ class TrimaskCLI(LightningCLI):
         if self.checkpoint:
             self._require_continuable(read_checkpoint(self.checkpoint), self.checkpoint)
         settings = RunSettings(**vars(self._get(self.config, "run")))
+        if self.subcommand == "fit" and settings.monitor:
+            require_logged(self.model, settings.monitor)
         self.folder = self._folder()
         if _first_process():
             _log_to(self.folder.log)

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimask.errors import UsageError, nearest, one_sentence
-from trimask.metrics.slices import plain_key
 from trimask.pipeline import without_pretrained
 from trimask.run.build import build
 from trimask.run.launch import in_short, resolve
+from trimask.run.logged import is_among, logged_numbers
 from trimask.sweep.plan import SweepPlan, first_values, trial_values
 from trimask.types import DataError
 
@@ -36,12 +35,14 @@ def check(plan: SweepPlan) -> list[str]:
     except UsageError as error:
         return [f"the values do not go together ({in_short(first)}): {error}"]
     try:
-        logged = logged_numbers(config)
+        # the task is made with random weights, and scores nothing
+        module, _ = build({"model": without_pretrained(config["model"]), "data": config["data"]})
+        logged = logged_numbers(module)
     except DataError as error:
         return [f"{UNSEEN}: {error}"]
     return (
         []
-        if _is_among(plan.metric, logged)
+        if is_among(plan.metric, logged)
         else [f"{plan.metric!r} is not a number that is logged{nearest(plan.metric, logged)}"]
     )
 
@@ -62,23 +63,3 @@ def parsed(plan: SweepPlan, overrides: Mapping[str, Any]) -> dict[str, Any]:
         file = Path(folder, "overrides.json")
         file.write_text(json.dumps(dict(overrides)))
         return resolve("fit", ["--exp", plan.experiment, "--overrides", str(file)])
-
-
-def _is_among(metric: str, logged: Sequence[str]) -> bool:
-    return metric in logged or any(name.endswith("*") and metric.startswith(name[:-1]) for name in logged)
-
-
-def logged_numbers(config: Mapping[str, Any]) -> list[str]:
-    """What a validation logs, and the training loss: the task is made, with random weights, and scores nothing. Names that depend
-    on the values of a tag end in `*`."""
-    module, _ = build({"model": without_pretrained(config["model"]), "data": config["data"]})
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "The ``compute`` method", UserWarning
-        )  # torchmetrics: before any update, on purpose here
-        scores = module.val_metric.compute()
-        further = module.val_further.compute(scores, module.headline)
-    slices = module.val_further.slices
-    by_tag = [f"{module.headline}_{plain_key(tag)}_*" for tag in slices.tags] if slices else []
-    names = [*module.score_values(scores), *further.values(), *by_tag]
-    return [*(f"val/{name.replace(' ', '_')}" for name in names), "train/loss"]
