@@ -133,7 +133,8 @@ class SegmentationModule(L.LightningModule, ABC):
             tell(self.question, classes)
         make_metric: Callable[[ClassSpec], Metric] = metric or self.default_metric
         self.val_metric, self.test_metric = make_metric(classes), make_metric(classes)
-        require_fit(self.val_metric, self.question)
+        if metric is not None:
+            require_fit(self.val_metric, self.question)
         self.val_further, self.test_further = (
             FurtherMeasures(measures or (), classes, question=self.question, slices=slices) for _ in range(2)
         )
