@@ -17,6 +17,7 @@ from trimask.metrics import (
     AveragePrecision,
     Calibration,
     InstanceCalibration,
+    Measure,
     ObjectSize,
     OverUnderSegmentation,
     SemanticConfusion,
@@ -223,6 +224,19 @@ def test_a_measure_that_does_not_suit_is_refused():
         ValueError, match=r"ObjectSize needs data annotated for instances; this dataset offers \['semantic'\]"
     ):
         validated(module(measures=[ObjectSize]))
+
+
+def test_a_measure_that_tells_something_else_is_refused():
+    class Share(Measure):
+        questions = frozenset({"semantic"})
+
+        def update(self, answer, truth, *, name): ...
+
+        def compute(self):
+            return {"share": 0.0}
+
+    with pytest.raises(ValueError, match=r"Share\.compute gives a dict; .*MeasuredPictures"):
+        validated(module(measures=[Share]))
 
 
 def test_one_name_for_two_numbers_is_refused():

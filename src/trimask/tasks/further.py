@@ -79,6 +79,11 @@ class FurtherMeasures(nn.Module):
                     f"{type(measure).__name__} needs data annotated for {' and '.join(missing)}; this dataset offers "
                     f"{sorted(offers)}. Take it out of `measures`."
                 )
+            if not isinstance(found := type(measure).compute(measure), MeasuredPictures):
+                raise ValueError(
+                    f"{type(measure).__name__}.compute gives a {type(found).__name__}; of a measure it is a "
+                    "trimask.metrics.measure.MeasuredPictures, also of no picture."
+                )
         if self.slices and type(metric).compute(metric).kept is None:
             raise ValueError(
                 f"`slices` sum what the metric keeps of each picture, and {type(metric).__name__} set like this keeps nothing. "
