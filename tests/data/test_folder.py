@@ -252,8 +252,11 @@ def test_root_below_the_data_folder_or_the_working_directory(tmp_path, monkeypat
     assert find_root("mine") == tmp_path / "elsewhere" / "mine"
     with pytest.raises(DataError, match=r"elsewhere/gone or .*/gone does not exist.*DATA=.*--data.dataset.root"):
         find_root("gone")
-    with pytest.raises(DataError, match="folder /gone does not exist"):
-        find_root("/gone")
+    with pytest.raises(DataError, match=r"folder /gone does not exist\. Correct `root`"):
+        find_root("/gone")  # which no DATA= would find
+    (tmp_path / "pairs.csv").touch()
+    with pytest.raises(DataError, match=r"pairs\.csv is a file"):
+        find_root(tmp_path / "pairs.csv")
 
 
 # --- objects ---

@@ -74,3 +74,11 @@ def test_a_file_that_is_no_mapping(text, said, tmp_path):
         file.write_text(text)
     with pytest.raises(UsageError, match=said):
         compose("fit", ["--exp", "quickstart", "--overrides", str(file)])
+
+
+def test_defaults_of_an_augmentation_are_no_warning(tmp_path, recwarn):
+    file = tmp_path / "overrides.json"
+    file.write_text(json.dumps({"data.augment": [{"class_path": "albumentations.ColorJitter"}]}))
+    config = resolve("fit", ["--exp", "quickstart", "--overrides", str(file)])
+    assert config["data"]["augment"][0]["init_args"]["hue"] == [-0.5, 0.5]
+    assert not [warning for warning in recwarn if "round-trip" in str(warning.message)]

@@ -38,9 +38,12 @@ def find_root(root: str | Path) -> Path:
         if candidate.is_dir():
             return candidate.resolve()
     looked = " or ".join(str(candidate.absolute()) for candidate in candidates)
+    missing = f"The data folder {looked} {'is a file' if candidates[-1].is_file() else 'does not exist'}."
+    itself = "name the data set itself with --data.dataset.root=<folder>."
+    if Path(root).is_absolute():
+        raise DataError(f"{missing} Correct `root`, or {itself}")
     raise DataError(
-        f"The data folder {looked} does not exist. Set DATA=<folder that holds {Path(root).name}> with make (or "
-        f"TRIMASK_DATA), or name the data set itself with --data.dataset.root=<folder>."
+        f"{missing} Set DATA=<folder that holds {Path(root).name}> with make (or TRIMASK_DATA), or {itself}"
     )
 
 

@@ -283,6 +283,12 @@ class TrimaskCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's configuration is the config.yaml beside it."""
 
+    def _dump_config(self) -> None:
+        with warnings.catch_warnings():
+            # jsonargparse 4.53 (_typehints.py) says that the tuples among an augmentation's defaults become lists, which it takes
+            warnings.filterwarnings("ignore", r"\s*Dump of a value that does not round-trip: a tuple")
+            super()._dump_config()
+
     def instantiate_classes(self) -> None:
         self._dump_config()
         if self.checkpoint:
