@@ -30,7 +30,7 @@ from trimask.data.datamodule import SegmentationDataModule
 from trimask.errors import OptionParser, UsageError
 from trimask.metrics import Difference, Pictures, paired_bootstrap
 from trimask.metrics.calibration import CalibrationPictures, Evidence, fit_temperature
-from trimask.pipeline import rebuilt, task_of
+from trimask.pipeline import rebuilt, task_of, usable_device
 from trimask.run.console import console
 from trimask.run.data_source import built
 from trimask.run.disk import whole_file
@@ -46,6 +46,7 @@ VALUES = 16 * 2**20  # probabilities that are kept to fit to, in all: 64 MB
 
 def calibrate(arguments: list[str]) -> int:
     options, overrides = _parser().parse_known_args(arguments)
+    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     file = _checkpoint(options.run)
     run = RunFolder.of_checkpoint(file)
     if run is None:
@@ -62,7 +63,6 @@ def calibrate(arguments: list[str]) -> int:
     module = rebuilt(checkpoint, file)
     if data.classes.names != module.classes.names:
         raise UsageError(different_classes(module.classes, data.classes))
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = _Fit(module.to(device), data, options.split, options.seed).run()
     _tell(found)
     _write(found, run, options, file, int(checkpoint["global_step"]))

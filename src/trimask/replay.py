@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from trimask.errors import OptionParser, UsageError
+from trimask.pipeline import usable_device
 from trimask.run.console import console
 from trimask.run.on_nan import FOLDER
 from trimask.run.step import Found, Step, read_step
@@ -22,6 +23,8 @@ from trimask.run.step import Found, Step, read_step
 def replay(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)  # which devices there are
+    if options.device:
+        usable_device(options.device)
     path = find(options.step)
     content = read_step(path)
     step = Step(content, path, options.device)
@@ -38,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "step", help=f"a file of {FOLDER}/, a run's folder, or an experiment (its newest run that has one)"
     )
-    parser.add_argument("--device", help="cpu or cuda; by default where the step was made, if that is there")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="by default where the step was made, if that is there"
+    )
     return parser
 
 

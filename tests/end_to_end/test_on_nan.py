@@ -218,3 +218,5 @@ def test_what_is_no_kept_step(capsys):
     for name, sentence in [("case", "no step of it was kept"), ("other.pt", "is no step that `run.on_nan` has kept")]:
         assert main(["replay", name]) == 2
         assert sentence in said(capsys)
+    assert main(["replay", "case", "--device", "cud"]) == 2
+    assert "choose from 'cpu', 'cuda'" in said(capsys)

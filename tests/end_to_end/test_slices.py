@@ -181,6 +181,7 @@ def test_measuring_with_the_temperature(run):
         (["fit", "--exp", "tagged", "--model.measures=[trimask.metrics.Calibratoin]"], "'Calibratoin'"),
         (["calibrate", "nothing"], "No run of nothing has a best.ckpt"),
         (["calibrate", "tagged", "--data.lenght=3"], "did you mean"),
+        (["calibrate", "tagged", "--device", "cud"], "There is no device 'cud' here"),
     ],
 )
 def test_mistakes_end_in_a_sentence(run, options, sentence, capsys):
