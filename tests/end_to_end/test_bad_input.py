@@ -317,6 +317,13 @@ def test_a_picture_that_breaks_during_training(here, capsys, num_workers):
     assert "Traceback" in log.read_text(), "the whole story is in the log"
 
 
+def test_data_that_are_not_annotated_for_the_measures(here, capsys):
+    things = '--data.dataset.classes={"names": ["ground", "person"], "things": ["person"]}'
+    sentence = refused(capsys, "fit", "--exp", "folder.yaml", things, "--model.measures=[trimask.metrics.ObjectSize]")
+    expect(sentence, "ObjectSize needs data annotated for instances; this dataset offers ['semantic']")
+    assert not Path("runs").exists()
+
+
 def test_one_class_is_nothing_to_tell_apart(here, capsys):
     one = '--data.dataset.classes={"names": ["person"], "values": {0: "ignore", 1: "person"}}'
     expect(refused(capsys, "fit", "--exp", "folder.yaml", one), "at least 2 classes", "['person'] alone", "background")

@@ -300,6 +300,7 @@ class TrimaskCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.datamodule.check(str(self.subcommand))  # all checks come before anything is written
+        self.model.require_data(self.datamodule, str(self.subcommand))
         if self.subcommand == "fit":
             build_optimizer(self.model.network, self.model.make_optimizer, self.model.groups)
         if self.checkpoint:

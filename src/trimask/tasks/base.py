@@ -304,15 +304,19 @@ class SegmentationModule(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if self._for_others:
             log.info(f"Left out of `details`, as {self.question!r} does not take it: {', '.join(self._for_others)}.")
-        offers = getattr(getattr(self.trainer, "datamodule", None), "offers", {self.question})
+        self.require_data(getattr(self.trainer, "datamodule", None), stage)
+        if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
+            self._learn_frequencies(self._frequencies_of_data())
+
+    def require_data(self, data: Any, stage: str) -> None:
+        """Raises a ValueError for a datamodule whose annotation answers less than the question and the measures ask for."""
+        offers = getattr(data, "offers", {self.question})
         if self.question not in offers:
             raise ValueError(
                 f"{type(self).__name__} needs data annotated for {self.question!r}; this dataset offers {sorted(offers)}."
             )
-        tags = getattr(getattr(self.trainer, "datamodule", None), "tags", None)
+        tags = getattr(data, "tags", None)
         self.val_further.require(self.val_metric, offers, tags and tags("test" if stage == "test" else "val"))
-        if stage == "fit" and getattr(self.criterion, "needs_frequencies", False):
-            self._learn_frequencies(self._frequencies_of_data())
 
     def configure_model(self) -> None:
         """Divides the network where the strategy shards (`--with trainer/fsdp`); once, however often it is called."""
