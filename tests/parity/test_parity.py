@@ -244,6 +244,14 @@ def test_command_writes_a_list_and_ends_with_0(only_tiny, capsys):
     assert "1 rows, 0 parameter counts, 0 failures" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("arguments", "written"), [([], ["parity.json"]), (["--only", "tiny"], [])])
+def test_chosen_rows_do_not_take_the_place_of_all(monkeypatch, tmp_path, arguments, written):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "find", lambda attribute: [tiny_row()] if attribute == "ROWS" else [])
+    assert runner.main(arguments) == 0
+    assert [path.name for path in tmp_path.glob("runs/*")] == written
+
+
 def test_command_ends_with_1_for_a_wrong_row_and_runs_the_others(only_tiny, capsys):
     code, results = only_tiny(tiny_row(source="nowhere"), tiny_row(), tiny_row(published=Published("paper", total=1.0)))
     assert code == 1

@@ -1,6 +1,7 @@
 """python -m trimask.parity [--only NAME ...]: every network against its reference; exit code 1 if one row fails.
 
-Prints one table, and writes a list with one entry a compared row to runs/parity.json.
+Prints one table, and writes a list with one entry a compared row to runs/parity.json; of chosen rows where `--out` says, so that
+they do not take the place of all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import trimask.parity
 from trimask.parity.row import EXACT, TOLERANCE, Count, Outcome, Row, compare
 
 COLUMNS = ("architecture", "variant", "reference", "tensors", "error fp32", "fp64", "if changed", "ours", "theirs")
+EVERY = "runs/parity.json"  # the results of every row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(_table(outcomes))
     failures = [f"{row.title}: {failure}" for row, outcome in outcomes for failure in outcome.failures]
     failures += [f"{count.network.__name__}: {misfit}" for count in counts for misfit in count.misfits()]
-    _write(Path(options.out), outcomes)
-    _conclude(console, rows, counts, failures, options.out)
+    out = options.out or (None if options.only else EVERY)
+    if out is not None:
+        _write(Path(out), outcomes)
+    _conclude(console, rows, counts, failures, out)
     return 1 if failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m trimask.parity", description="Every network against its reference.")
     parser.add_argument("--only", nargs="+", default=[], help="rows whose architecture/variant/library contains this")
-    parser.add_argument("--out", default="runs/parity.json", help="where the list of results goes (%(default)s)")
+    parser.add_argument("--out", help=f"where the list of results goes; by default {EVERY}, with --only nowhere")
     return parser
 
 
@@ -128,7 +132,7 @@ def entry(row: Row, outcome: Outcome) -> dict[str, Any]:
 
 
 def _conclude(
-    console: Console, rows: Sequence[Row], counts: Sequence[Count], failures: Sequence[str], out: str
+    console: Console, rows: Sequence[Row], counts: Sequence[Count], failures: Sequence[str], out: str | None
 ) -> None:
     skipped = [row for row in rows if not row.reference.version]
     for library in sorted({row.reference.library for row in skipped}):
@@ -136,7 +140,8 @@ def _conclude(
         console.print(f"Skipped, because {library} is not installed (`make parity` has it): {'; '.join(titles)}.")
     for failure in failures:
         console.print(f"[red]{failure}", soft_wrap=True)
-    console.print(f"{len(rows) - len(skipped)} rows, {len(counts)} parameter counts, {len(failures)} failures; {out}")
+    numbers = f"{len(rows) - len(skipped)} rows, {len(counts)} parameter counts, {len(failures)} failures"
+    console.print(numbers if out is None else f"{numbers}; {out}")
 
 
 if __name__ == "__main__":
