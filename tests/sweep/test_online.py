@@ -98,16 +98,21 @@ def test_a_sweep_is_made_once_and_gone_on_with(plan, monkeypatch):
 def test_it_does_not_leave_agents_behind(plan, monkeypatch):
     (plan.place / "wandb_sweep").parent.mkdir(parents=True)
     (plan.place / "wandb_sweep").write_text("abc")
-    program = "import os, time; os.kill(os.getppid(), 15); time.sleep(600)"
-    monkeypatch.setattr(online, "agent_command", lambda *_: [sys.executable, "-c", program])
+    waits = "import time; time.sleep(600)"
+    asks = f"import os, time; time.sleep(1); os.kill(os.getppid(), 15); {waits}"  # once: a second signal would end the tests
+    monkeypatch.setattr(
+        online,
+        "agent_command",
+        lambda plan, sweep_id, project, share: [sys.executable, "-c", asks if share == 1 else waits],
+    )
     started = []
     start = subprocess.Popen
     monkeypatch.setattr(
         subprocess, "Popen", lambda *given, **more: started.append(start(*given, **more)) or started[-1]
     )
     with pytest.raises(KeyboardInterrupt):
-        run_online(plan, "mine", count=2, jobs=2)
-    assert started
+        run_online(plan, "mine", count=3, jobs=2)
+    assert len(started) == 2
     assert {agent.poll() for agent in started} == {-signal.SIGTERM}
 
 
