@@ -48,6 +48,7 @@ def test_unequal_work_is_not_timed():
         metrics._loss("c", "p", [CrossEntropy()], half, (1, 3, 16, 16), (16, 16), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_instances", [None, 3])
 def test_transforms_case(num_instances):
     rows = data.transforms(1, num_instances=num_instances, size=(64, 64), source=(90, 160), pictures=2)
@@ -68,6 +69,7 @@ def test_decode_case_generates_pictures_where_there_are_none():
     assert all("generated" in row.case for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize("masks", ["ids", "colors"])
 def test_drivable_case(masks):

