@@ -28,6 +28,7 @@ def test_compare_takes_turns_and_answers_the_ratio_of_rates(monkeypatch):
     assert (row.ours, row.theirs, row.ratio) == (3.0, 2.0, 1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_confusion_case(num_classes):
     rows = metrics.confusion(1, num_classes=num_classes, size=(32, 48), maps=1)
@@ -35,6 +36,7 @@ def test_confusion_case(num_classes):
     assert all(row.ratio > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_loss_cases():
     assert metrics.cross_entropy(1, shape=(2, 3, 8, 8), size=(32, 32))[0].unit == "maps/s"
     assert len(metrics.bce_dice(1, shape=(2, 1, 16, 16))) == 1
@@ -63,6 +65,7 @@ def no_data(monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMASK_DATA", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_data")
 def test_decode_case_generates_pictures_where_there_are_none():
     rows = data.decode_and_augment(1, size=(32, 32), pictures=2)
@@ -93,6 +96,7 @@ def test_loader_case():
     assert row.unit == "pictures/s/core"
 
 
+@pytest.mark.slow
 def test_growth_and_color_cases():
     (row,) = data.growth(1, numbers=(1, 5), **SMALL)
     assert row.peer == "1 instance"

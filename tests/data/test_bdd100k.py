@@ -439,6 +439,7 @@ def test_the_fragments_keep_the_background_out_of_the_mean_in_any_order():
 # --- real data ---
 
 
+@pytest.mark.slow
 @real("bdd100k_drivable")
 def test_all_210_real_drivable_pictures():
     dataset = BDD100KDrivable("all", root=DATA / "bdd100k_drivable")

@@ -180,6 +180,7 @@ def test_unlisted_values_colors_and_sizes_are_named(tmp_path):
         CamVid("train", root=tmp_path)[0]
 
 
+@pytest.mark.slow
 @real
 def test_all_real_frames_and_their_void():
     void, pixels, seen = 0, 0, set()

@@ -129,6 +129,7 @@ def test_real_split_is_the_same_with_and_without_the_csv():
         assert len(plain) == length
 
 
+@pytest.mark.slow
 @real
 def test_all_real_pictures_and_their_known_defects():
     dataset = HumanSegmentation(root=REAL, split="all")

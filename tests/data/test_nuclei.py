@@ -138,6 +138,7 @@ def test_what_is_wrong_with_the_folders_is_said(root):
         Nuclei("all", root=root)
 
 
+@pytest.mark.slow
 @real
 def test_all_real_nuclei_at_the_cost_of_decoding():
     dataset = Nuclei("all", root=REAL)

@@ -135,6 +135,7 @@ def test_a_crashed_trial_does_not_stop_the_sweep():
     assert [row["why"] for row in rows(given) if row["state"] == "failed"] == ["error: the data are nowhere"] * 2
 
 
+@pytest.mark.slow
 @needs_engine
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_six_trials_of_a_search_near_the_optimum(method):

@@ -187,6 +187,7 @@ def test_validation_scores_equal_a_naive_recomputation():
     assert len(logger.values("val/miou")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_outputs", "criterion"), [(1, BinaryCrossEntropy), (None, CrossEntropy)])
 def test_two_classes_with_one_logit_or_with_two(num_outputs, criterion):
     torch.manual_seed(0)

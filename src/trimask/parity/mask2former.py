@@ -76,7 +76,7 @@ def _row(name: str, backbone: str, reference: Callable[[Any], Any], source: str,
 
 ROWS = [
     _row("R18", "resnet18", _resnet, "transformers", slow=True),
-    _row("R18 of timm", "resnet18", _timm_resnet, "transformers_timm"),
+    _row("R18 of timm", "resnet18", _timm_resnet, "transformers_timm", slow=True),
     _row("Swin-T", "swin_tiny_patch4_window7_224", _swin, "transformers", slow=True, surplus=-2 * 768),
 ]
 COUNTS = [

@@ -126,6 +126,7 @@ ROWS = [
             source="smp_timm" if encoder.startswith("tu-") else "smp",
             reference=_smp(encoder),
             sizes=((64, 96), (96, 160)),
+            slow=backbone == "resnet18",
         )
         for backbone, encoder in (("resnet18", "resnet18"), ("test_convnext", "tu-test_convnext"))
     ),

@@ -165,7 +165,13 @@ def test_labelme():
 
 
 @pytest.mark.parametrize(
-    "folder", ["panopticapi_sample", "ade20k_samples", "deeplab2_cityscapes_fixture", "dsb2018_nuclei"]
+    "folder",
+    [
+        "panopticapi_sample",
+        "ade20k_samples",
+        "deeplab2_cityscapes_fixture",
+        pytest.param("dsb2018_nuclei", marks=pytest.mark.slow),
+    ],
 )
 def test_clean_sets_raise_no_error(folder):
     assert no_error(section_of("", folder))
