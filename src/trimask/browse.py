@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from trimask.errors import OptionParser, UsageError
+from trimask.errors import OptionParser, UsageError, at_least
 from trimask.run.console import console
 from trimask.run.data_source import NamedData, resolve
 from trimask.types import DataError, FileDataset, Sample
@@ -58,23 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exp", help="an experiment, by its name or its file")
     parser.add_argument("--data", help="instead: a name of configs/data, a YAML file with a `data:` block, or a folder")
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
-    parser.add_argument("--number", type=_at_least(1), default=12, help="samples of each data set (default: 12)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of the choice of samples (default: 0)")
-    parser.add_argument("--draws", type=_at_least(1), default=3, help="epochs whose augmentation is drawn (default: 3)")
+    parser.add_argument("--number", type=at_least(1), default=12, help="samples of each data set (default: 12)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the choice of samples (default: 0)")
+    parser.add_argument("--draws", type=at_least(1), default=3, help="epochs whose augmentation is drawn (default: 3)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--augmented", action="store_true", help="only as augmented, whatever the split")
     which.add_argument("--plain", action="store_true", help="only as they are")
     parser.add_argument("--out", type=Path, help="folder of the page (default: runs/browse/<name>/<split>)")
     return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
-        return int(text)
-
-    return number
 
 
 def _prepare(out: Path) -> None:

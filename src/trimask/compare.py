@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
 from trimask.data.batching import collate
-from trimask.errors import OptionParser, UsageError
+from trimask.errors import OptionParser, UsageError, at_least
 from trimask.metrics import Difference, Pictures, paired_bootstrap, pictures
 from trimask.pipeline import Pipeline, rebuilt
 from trimask.run.build import headline
@@ -63,16 +63,13 @@ def _parser() -> argparse.ArgumentParser:
             name, help="a run's folder, that of one of its evaluations, or an experiment (its newest run)"
         )
     parser.add_argument(
-        "--panels", type=_number, default=8, help="pictures to draw, those that differ most; 0 draws none"
+        "--panels",
+        type=at_least(0, "number of pictures"),
+        default=8,
+        help="pictures to draw, those that differ most; 0 draws none",
     )
     parser.add_argument("--out", type=Path, help="folder for the results; by default a new one in runs/compare")
     return parser
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pictures; give 0 or more")
-    return int(text)
 
 
 # --- what is compared ---

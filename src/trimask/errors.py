@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -35,6 +35,17 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}. `python -m trimask --help` shows the options.")
+
+
+def at_least(least: int, what: str = "whole number") -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `least` on. Args: what: of which the text is none, such as "number of pictures"."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what} from {least} on")
+        return int(text)
+
+    return number
 
 
 def one_sentence(error: BaseException) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from trimask import experiments
 from trimask.experiments import Baseline
+from trimask.run.folder import names_of_a_moment
 
 
 class Verdict(StrEnum):
@@ -93,19 +94,18 @@ def folder(root: Path | None = None) -> Path:
 
 
 def write(entry: Entry, root: Path | None = None) -> Path:
-    """Into a new file, named by the time; none is ever replaced. A further entry of the same second gets a suffix. Names without
-    their ending sort by age. Args: root: the folder that holds experiments/, by default `home()`."""
+    """Into a new file, see `names_of_a_moment`; none is ever replaced. Args: root: the folder that holds experiments/, by default
+    `home()`."""
     place = folder(root) / entry.experiment
     place.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.fromisoformat(entry.time).strftime("%Y-%m-%d_%H-%M-%S")
     text = json.dumps(_without_nan(asdict(entry)), indent=1, allow_nan=False) + "\n"
-    for suffix in ("", *(f"-{number:03}" for number in range(2, 1000))):
+    for name in names_of_a_moment(datetime.fromisoformat(entry.time)):
         try:
-            with (place / f"{stamp}{suffix}.json").open("x") as file:
+            with (place / f"{name}.json").open("x") as file:
                 file.write(text)
         except FileExistsError:
             continue
-        return place / f"{stamp}{suffix}.json"
+        return place / f"{name}.json"
     raise RuntimeError(f"A thousand measurements of {entry.experiment} ended in one second.")
 
 

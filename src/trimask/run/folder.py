@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,16 +42,15 @@ class RunFolder:
 
     @classmethod
     def create(cls, experiment: str, root: Path = Path("runs")) -> RunFolder:
-        """A new folder named by the time; a further run of the same second gets a suffix. Names sort by age."""
+        """A new folder named by the time, see `names_of_a_moment`."""
         parent = root / experiment
         parent.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        for suffix in ("", *(f"-{n:03}" for n in range(2, 1000))):
+        for name in names_of_a_moment(datetime.now()):
             try:
-                (parent / f"{stamp}{suffix}").mkdir()
+                (parent / name).mkdir()
             except FileExistsError:
                 continue
-            return cls(parent / f"{stamp}{suffix}")
+            return cls(parent / name)
         raise RuntimeError(f"A thousand runs were started in {parent} within one second.")
 
     @classmethod
@@ -157,6 +156,13 @@ def inherited() -> RunFolder | None:
     """The folder of this run, in a further process that Lightning has started for it."""
     path = os.environ.get(_INHERITED)
     return RunFolder(Path(path)) if path and os.environ.get("LOCAL_RANK", "0") != "0" else None
+
+
+def names_of_a_moment(moment: datetime) -> Iterator[str]:
+    """What runs and measurements are called: by the second, with a suffix for a further one of it. Names sort by age."""
+    stamp = moment.strftime("%Y-%m-%d_%H-%M-%S")
+    yield stamp
+    yield from (f"{stamp}-{number:03}" for number in range(2, 1000))
 
 
 def bequeath(folder: RunFolder) -> RunFolder:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import yaml
 
-from trimask.errors import OptionParser, UsageError
+from trimask.errors import OptionParser, UsageError, at_least
 from trimask.run.console import console
 from trimask.sweep import engine
 from trimask.sweep.check import check, parsed
@@ -48,17 +48,13 @@ def sweep(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OptionParser(prog="trimask sweep", description="Search the settings of an experiment.")
     parser.add_argument("names", nargs="*", help="of a file of configs/sweeps; with --check, all of them by default")
-    parser.add_argument("--count", type=_positive, help="trials in all; with a W&B server, of this call")
-    parser.add_argument("--jobs", type=_positive, default=1, help="trials at a time")
+    parser.add_argument(
+        "--count", type=at_least(1, "number of trials"), help="trials in all; with a W&B server, of this call"
+    )
+    parser.add_argument("--jobs", type=at_least(1, "number of trials"), default=1, help="trials at a time")
     parser.add_argument("--check", action="store_true", help="only see whether keys, values and metric exist")
     parser.add_argument("--new", action="store_true", help="begin anew; what is there is set aside")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of trials; give 1 or more")
-    return int(text)
 
 
 def _check(plans: list[SweepPlan]) -> int:
